@@ -1,0 +1,27 @@
+"""EoS Atlas: how optimizers really move, in notebooks that anyone can rerun.
+
+Importing the package fixes two things for every run: one thread per process (small
+nets are many times slower with two; parallelism is over runs, see `common.sweeps`), and
+the folders that everything is anchored on, so that no result depends on the directory a
+notebook is started from.
+"""
+
+import os
+from pathlib import Path
+
+THREADS = int(os.environ.get("EOS_ATLAS_THREADS", "1"))
+for _variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(_variable, str(THREADS))
+
+import torch  # noqa: E402  (the thread variables must be set before torch starts)
+
+torch.set_num_threads(THREADS)
+
+ROOT = Path(__file__).resolve().parent.parent
+"""The repository: `data/`, `figures/` and `notebooks/` lie here."""
+
+BUILD = Path(os.environ.get("EOS_ATLAS_BUILD", ROOT / "build"))
+"""Everything that can be deleted: the cache of runs, executed notebooks."""
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+"""Where objectives put their data; nothing else in the package names a device."""

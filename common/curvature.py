@@ -1,0 +1,212 @@
+"""Top eigenpairs of the Hessian by warm-started Krylov iteration on Hessian products.
+
+One solver serves the sharpness, the preconditioned sharpness and any other symmetric
+operator that is given as a product. It is block Lanczos written as Rayleigh-Ritz: the basis
+grows by the residuals of the pairs that have not converged, so that k = 1 is Lanczos with
+full orthogonalisation and k > 1 also finds eigenvalues that (nearly) coincide, which is
+the normal state of affairs at the edge of stability.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from common.objective import Point
+
+NOISE = 0.05  # share of noise in a warm start: finds directions that were not there before
+GUARD = 0.1  # share of each runner-up in a warm start: it takes over when it overtakes
+
+
+@dataclass(frozen=True)
+class Eigenpairs:
+    """Largest eigenvalues (descending) with their vectors and relative residuals.
+
+    Args:
+        values: lambda_1 >= ... >= lambda_k [k], float64.
+        vectors: Unit eigenvectors as columns [P, k].
+        residuals: norm(H u - lambda u) / max abs eigenvalue seen [k]; an error bound.
+        products: Number of products that were used.
+        runners_up: The next Ritz vectors, unconverged, for the next warm start [P, <= 3].
+        runner_up: The next Ritz value, a lower bound of lambda_{k+1}; -inf without one.
+    """
+
+    values: Tensor
+    vectors: Tensor
+    residuals: Tensor
+    products: int
+    runners_up: Tensor
+    runner_up: float
+
+
+def top_eigenpairs(
+    product: Callable[[Tensor], Tensor],
+    start: Tensor,
+    k: int = 1,
+    tolerance: float = 1e-3,
+    limit: int = 200,
+) -> Eigenpairs:
+    """The k largest (most positive) eigenpairs of a symmetric operator.
+
+    Args:
+        product: Maps a vector [P] to the operator times that vector [P].
+        start: Starting vectors as columns [P, >= 1]; see `warm_start`.
+        k: Number of eigenpairs.
+        tolerance: Stop when every residual is below this share of the operator's scale.
+            The eigenvalue's error is at most the residual, and of the order of its square
+            divided by the gap to the other eigenvalues.
+        limit: Largest number of products.
+
+    Returns:
+        The eigenpairs. NaN where the operator is not finite (a diverged run).
+
+    Example:
+        >>> H = torch.diag(torch.arange(-50.0, 50.0))
+        >>> pairs = top_eigenpairs(lambda v: H @ v, warm_start(100, k=2), k=2)
+        >>> [round(float(value), 3) for value in pairs.values]
+        [49.0, 48.0]
+    """
+    size = len(start)
+    k = min(k, size)
+    basis = images = start.new_empty(size, 0)
+    fresh = start
+    while True:
+        fresh = _orthonormal(fresh, basis)[:, : size - basis.shape[1]]
+        basis = torch.cat([basis, fresh], 1)
+        images = torch.cat([images, *[product(v)[:, None] for v in fresh.T]], 1)
+        if not images[:, -1:].isfinite().all():
+            return _nothing(start, k, basis.shape[1])
+        small = (basis.T @ images).double()
+        ritz, rotation = torch.linalg.eigh((small + small.T) / 2)
+        ritz, rotation = ritz.flip(0), rotation.flip(1)[:, : k + 3].to(basis.dtype)
+        count = min(k, len(ritz))
+        vectors = basis @ rotation
+        errors = images @ rotation[:, :count] - vectors[:, :count] * ritz[:count].to(
+            basis.dtype
+        )
+        scale = ritz.abs().max().clamp_min(torch.finfo(basis.dtype).tiny)
+        residuals = _norms(errors) / scale
+        open_ = residuals > tolerance
+        used = basis.shape[1]
+        if used == size or used >= limit or (count == k and not open_.any()):
+            return Eigenpairs(
+                ritz[:count],
+                vectors[:, :count],
+                residuals,
+                used,
+                vectors[:, count : count + 3],
+                float(ritz[count]) if len(ritz) > count else -torch.inf,
+            )
+        fresh = errors[:, open_] if open_.any() else _random(start[:, :1], seed=used)
+
+
+def warm_start(
+    size: int,
+    k: int = 1,
+    last: Eigenpairs | None = None,
+    like: Tensor | None = None,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Starting vectors for `top_eigenpairs`: the last solution, not quite.
+
+    The last eigenvectors alone would be a trap: when another eigenvalue overtakes, they
+    are still exact eigenvectors, and the residual sees nothing. So each column also holds
+    a little of every runner-up and of noise.
+
+    Args:
+        size: P.
+        k: Number of columns.
+        last: The previous solution (None: a cold, random start).
+        like: A tensor whose dtype and device to use.
+        generator: Source of the noise; a fixed seed if None.
+
+    Returns:
+        Columns [P, k], not normalised.
+    """
+    generator = generator or torch.Generator().manual_seed(0)
+    noise = torch.randn(size, k, generator=generator, dtype=torch.float64) / size**0.5
+    noise = noise.to(like if like is not None else torch.float32)
+    if last is None or not last.values.isfinite().all():
+        return noise
+    known = last.vectors[:, :k] + GUARD * last.runners_up.sum(1, keepdim=True)
+    result = noise.clone()
+    result[:, : known.shape[1]] = known + NOISE * noise[:, : known.shape[1]]
+    return result
+
+
+class Curvature:
+    """Follows the top k eigenpairs of the Hessian along a trajectory, warm-started.
+
+    Args:
+        k: Number of eigenpairs.
+        tolerance: See `top_eigenpairs`.
+
+    Attributes:
+        products: Hessian products used so far.
+        measurements: Calls so far.
+        last: The last solution.
+    """
+
+    def __init__(self, k: int = 1, tolerance: float = 3e-3):
+        self.k, self.tolerance = k, tolerance
+        self.products = self.measurements = 0
+        self.last: Eigenpairs | None = None
+        self._generator = torch.Generator().manual_seed(0)
+
+    def __call__(self, point: Point, inverse_root: Tensor | None = None) -> Eigenpairs:
+        """The eigenpairs at a point.
+
+        Args:
+            point: Where to measure.
+            inverse_root: Diagonal of P^-1/2 [P] for a preconditioner P: the eigenvalues are
+                then those of P^-1 H, found as those of P^-1/2 H P^-1/2. None: P = 1.
+
+        Returns:
+            The eigenpairs (vectors in the scaled space if there is a preconditioner).
+        """
+
+        def scaled(v: Tensor) -> Tensor:
+            return inverse_root * point.hessian_product(inverse_root * v)
+
+        product = point.hessian_product if inverse_root is None else scaled
+        start = warm_start(len(point.w), self.k, self.last, point.w, self._generator)
+        self.last = top_eigenpairs(product, start, self.k, self.tolerance)
+        self.products += self.last.products
+        self.measurements += 1
+        return self.last
+
+
+def _norms(columns: Tensor) -> Tensor:
+    """Column norms, summed in float64: float32 sums are off by 1e-5 at P = 1e6."""
+    return torch.linalg.vector_norm(columns, dim=0, dtype=torch.float64)
+
+
+def _orthonormal(columns: Tensor, basis: Tensor) -> Tensor:
+    """Orthonormalise columns against a basis and each other."""
+    done = basis
+    for column in columns.T:
+        for attempt in range(5):
+            norm = _norms(column[:, None])
+            if norm < torch.finfo(column.dtype).tiny:  # nothing left: take any direction
+                column = _random(column[:, None], seed=done.shape[1])[:, 0]
+                norm = _norms(column[:, None])
+            column = column / norm.to(column.dtype)
+            if attempt and norm > 0.5:  # the last projection removed little: orthogonal
+                break
+            column = column - done @ (done.T @ column)
+        done = torch.cat([done, column[:, None]], 1)
+    return done[:, basis.shape[1] :]
+
+
+def _random(like: Tensor, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(like.shape, generator=generator, dtype=torch.float64).to(like)
+
+
+def _nothing(start: Tensor, k: int, used: int) -> Eigenpairs:
+    """The answer for an operator that is not finite."""
+    nan = torch.full((k,), torch.nan, dtype=torch.float64)
+    return Eigenpairs(
+        nan, start.new_full((len(start), k), torch.nan), nan, used, start, -torch.inf
+    )

@@ -1,0 +1,218 @@
+"""Continuous-time companions of gradient descent: gradient flow and the central flow.
+
+Both are optimizers (see `common.optimizers`): one step advances the flow by the time eta
+that one step of gradient descent stands for, so that step t of either can be laid beside
+step t of the other.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from scipy.optimize import minimize
+from torch import Tensor
+
+from common.curvature import Curvature
+from common.objective import Objective, Point
+from common.optimizers import check_eta
+
+REACH = 2.1  # Runge-Kutta step * sharpness; the scheme is stable to 2.78
+FAR = 0.7  # below this share of the threshold the eigenvalues are measured less often
+PATIENCE = 5  # steps between measurements there
+
+
+class FlowState(NamedTuple):
+    """State of a flow.
+
+    Args:
+        tracker: Follows the top eigenpairs.
+        age: Steps since the last measurement.
+        covariance: X, oscillation along the critical directions [k, k] (central flow).
+        force: 1/2 grad <Sigma, H> [P] (central flow).
+        excess: tr(H Sigma) / 2, the loss that the oscillation adds on average.
+    """
+
+    tracker: Curvature
+    age: int = PATIENCE
+    covariance: np.ndarray = np.zeros((0, 0))
+    force: Tensor | float = 0.0
+    excess: float = 0.0
+
+
+@dataclass(frozen=True)
+class GradientFlow:
+    """Gradient flow dw/dt = -grad L(w), by Runge-Kutta 4 with steps <= 2.1 / sharpness.
+
+    Args:
+        eta: Time per step of the training loop.
+
+    Raises:
+        ValueError: If eta <= 0.
+    """
+
+    eta: float
+
+    def __post_init__(self):
+        check_eta(self.eta)
+
+    def init(self, w: Tensor) -> FlowState:
+        """The state before the first step."""
+        return FlowState(Curvature(k=1, tolerance=1e-2))
+
+    def step(self, point: Point, state: FlowState) -> tuple[Tensor, FlowState]:
+        """Advance by the time eta."""
+        if state.age >= PATIENCE:
+            state.tracker(point)
+            state = state._replace(age=0)
+        sharpness = abs(float(state.tracker.last.values[0]))
+        w = _advance(point, self.eta, sharpness)
+        return w, state._replace(age=state.age + 1)
+
+    def max_stable_sharpness(self, step: int) -> float:
+        """Infinite: a flow has no edge."""
+        return float("inf")
+
+
+@dataclass(frozen=True)
+class CentralFlow:
+    """The central flow of gradient descent ("EOS flow", paper 002).
+
+    At the edge GD oscillates along the critical eigenvectors U (those with eigenvalue
+    2/eta) with covariance Sigma = U X U^T. Averaged over the oscillation,
+
+        dw/dt = -grad [ L(w) + 1/2 <Sigma, H(w)> ]   (Sigma held fixed),
+
+    and X >= 0 is what just keeps the eigenvalues from exceeding 2/eta. With the curvature
+    gradients D_ij = grad (u_i^T H u_j) and the slack 2/eta - U^T H U this is a semidefinite
+    complementarity problem in k x k matrices, whatever the number of parameters:
+
+        0 <= X,   Z = slack / dt + <D, grad L> + 1/2 <D, D>[X] >= 0,   <X, Z> = 0.
+
+    The time-averaged loss of GD is predicted as L(w) + 1/2 tr(U^T H U X) ~ L + tr(X)/eta.
+    The cost grows with the number of critical directions only: k tracked eigenpairs and
+    k (k + 1) / 2 third derivatives.
+
+    Args:
+        eta: Step size of the gradient descent that is followed; time per step.
+        critical: Eigenvalues above this share of 2/eta take part.
+        stride: Steps between updates of U and X, dt = stride * eta; w itself advances by
+            Runge-Kutta at every step.
+
+    Raises:
+        ValueError: If eta <= 0 or stride < 1.
+    """
+
+    eta: float
+    critical: float = 0.95
+    stride: int = 2
+
+    def __post_init__(self):
+        check_eta(self.eta)
+        if self.stride < 1:
+            raise ValueError(f"stride must be at least 1, not {self.stride}")
+
+    def init(self, w: Tensor) -> FlowState:
+        """The state before the first step."""
+        return FlowState(Curvature(k=1, tolerance=1e-3))
+
+    def step(self, point: Point, state: FlowState) -> tuple[Tensor, FlowState]:
+        """Advance by the time eta."""
+        near = _top(state.tracker) > FAR * 2 / self.eta
+        if state.age >= (self.stride if near else PATIENCE):
+            state = self._update(point, state)
+        w = _advance(point, self.eta, _top(state.tracker), state.force)
+        return w, state._replace(age=state.age + 1)
+
+    def _update(self, point: Point, state: FlowState) -> FlowState:
+        """Measure the eigenvalues and solve for the oscillation that holds them."""
+        edge, dt = 2 / self.eta, self.eta * self.stride
+        _measure(state.tracker, point, self.critical * edge)
+        pairs = state.tracker.last
+        k = int((pairs.values > self.critical * edge).sum())
+        if k == 0:
+            return FlowState(state.tracker, age=0)
+        fields = point.curvature_gradients(pairs.vectors[:, :k]).reshape(-1, k * k)
+        drift = (fields.T @ point.gradient).double().cpu().numpy().reshape(k, k)
+        gram = (fields.T @ fields).double().cpu().numpy()
+        values = pairs.values[:k].cpu().numpy()
+        X = complementarity(np.diag(edge - values) / dt + drift, gram / 2)
+        force = fields @ torch.from_numpy(X.reshape(-1)).to(fields) / 2
+        excess = float(values @ np.diag(X)) / 2
+        return FlowState(state.tracker, 0, X, force, excess)
+
+    def max_stable_sharpness(self, step: int) -> float:
+        """2 / eta: where the flow is held."""
+        return 2 / self.eta
+
+
+def complementarity(A: np.ndarray, B: np.ndarray) -> np.ndarray:
+    """Solve 0 <= X, A + B[X] >= 0, <X, A + B[X]> = 0 for a symmetric matrix X.
+
+    It is the optimality condition of min over X >= 0 of <A, X> + 1/2 <X, B[X]>, which is
+    convex; it is solved over a factor Y, X = Y Y^T, by L-BFGS (full-rank Y: every local
+    minimum is global).
+
+    Args:
+        A: Symmetric [k, k].
+        B: Positive semidefinite on symmetric matrices, as a matrix [k k, k k].
+
+    Returns:
+        X [k, k], positive semidefinite.
+
+    Example:
+        >>> complementarity(np.array([[-3.0]]), np.array([[2.0]]))
+        array([[1.5]])
+        >>> complementarity(np.array([[3.0]]), np.array([[2.0]]))
+        array([[0.]])
+    """
+    k = len(A)
+    if k == 1:
+        return np.maximum(-A / np.maximum(B, np.finfo(float).tiny), 0)
+    unit = np.abs(A).max() / np.diag(B).max()  # natural size of X
+    a, b = A / np.abs(A).max(), B / np.diag(B).max()
+
+    def value(y: np.ndarray) -> tuple[float, np.ndarray]:
+        Y = y.reshape(k, k)
+        X = Y @ Y.T
+        bx = (b @ X.reshape(-1)).reshape(k, k)
+        return (X * (a + bx / 2)).sum(), (2 * (a + (bx + bx.T) / 2) @ Y).reshape(-1)
+
+    options = {"maxiter": 1000, "ftol": 1e-15, "gtol": 1e-9, "maxcor": 20}
+    start = np.eye(k).reshape(-1)
+    Y = minimize(value, start, jac=True, method="L-BFGS-B", options=options).x
+    Y = Y.reshape(k, k)
+    return unit * (Y @ Y.T)
+
+
+def _measure(tracker: Curvature, point: Point, critical: float) -> None:
+    """Eigenpairs above the critical value: as many as the runner-up asks for."""
+    if tracker.last is not None:
+        tracker.k = max(1, int((tracker.last.values > critical).sum()))
+    while tracker(point).runner_up > critical and tracker.k < len(point.w):
+        tracker.k += 1
+
+
+def _top(tracker: Curvature) -> float:
+    return abs(float(tracker.last.values[0])) if tracker.last is not None else np.inf
+
+
+def _advance(
+    point: Point, time: float, sharpness: float, force: Tensor | float = 0.0
+) -> Tensor:
+    """dw/dt = -(grad L(w) + force) over a time, by Runge-Kutta 4."""
+    objective, w, slope = point.objective, point.w, point.gradient
+    count = int(np.ceil(time * sharpness / REACH)) if np.isfinite(sharpness) else 1
+    count = max(1, count)
+    h = time / count
+    for index in range(count):
+        k1 = slope if index == 0 else _gradient(objective, w)
+        k2 = _gradient(objective, w - h / 2 * (k1 + force))
+        k3 = _gradient(objective, w - h / 2 * (k2 + force))
+        k4 = _gradient(objective, w - h * (k3 + force))
+        w = w - h * ((k1 + 2 * k2 + 2 * k3 + k4) / 6 + force)
+    return w
+
+
+def _gradient(objective: Objective, w: Tensor) -> Tensor:
+    return objective.at(w).gradient

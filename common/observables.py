@@ -1,0 +1,82 @@
+"""Numbers read off a training table: crossings, hovering, rises, collapse.
+
+Each takes a table of `common.training.run` (columns `step`, `time`, `loss`, `mss`, and a
+column of sharpnesses that is NaN where it was not measured).
+"""
+
+import numpy as np
+import pandas as pd
+
+
+def measured(table: pd.DataFrame, column: str = "sharpness") -> pd.DataFrame:
+    """The rows in which a column was measured."""
+    return table.dropna(subset=column)
+
+
+def crossing(table: pd.DataFrame, column: str = "sharpness") -> float:
+    """First measured step with sharpness > maximum stable sharpness; NaN if none.
+
+    Example:
+        >>> crossing(pd.DataFrame({"step": [0, 5], "sharpness": [9, 11], "mss": [10, 10]}))
+        5.0
+    """
+    rows = measured(table, column)
+    above = rows.step[rows[column] > rows.mss]
+    return float(above.iloc[0]) if len(above) else np.nan
+
+
+def hover(
+    table: pd.DataFrame, column: str = "sharpness", after: int = 50, start: float = np.nan
+) -> float:
+    """Median of sharpness / mss from `after` steps past the crossing on; NaN if none.
+
+    Args:
+        table: One run.
+        column: Which sharpness.
+        after: Steps left out after the crossing: the first burst.
+        start: Count from this step instead of the crossing.
+    """
+    start = crossing(table, column) if np.isnan(start) else start
+    rows = measured(table, column)
+    rows = rows[rows.step >= start + after]
+    return float((rows[column] / rows.mss).median()) if len(rows) else np.nan
+
+
+def rises(table: pd.DataFrame, start: float = 0, end: float = np.inf) -> tuple[int, int]:
+    """Number of steps in [start, end) after which the loss is higher, and of all steps.
+
+    Example:
+        >>> rises(pd.DataFrame({"step": [0, 1, 2], "loss": [3.0, 2.0, 2.5]}))
+        (1, 2)
+    """
+    change = np.diff(table.loss)
+    inside = (table.step[:-1] >= start) & (table.step[:-1] < end)
+    return int((change[inside] > 0).sum()), int(inside.sum())
+
+
+def sharpening(table: pd.DataFrame, intervals: int) -> tuple[float, float]:
+    """Progressive sharpening: S(end) / S(0), and the share of coarse intervals with a rise.
+
+    Args:
+        table: One run.
+        intervals: Number of equal intervals.
+    """
+    rows = measured(table)
+    ends = np.linspace(0, len(rows) - 1, intervals + 1).round().astype(int)
+    values = rows.sharpness.to_numpy()[ends]
+    return values[-1] / values[0], float((np.diff(values) > 0).mean())
+
+
+def collapse(table: pd.DataFrame, reference: pd.DataFrame, by: str, until: float) -> float:
+    """Largest relative difference of two sharpness curves over a common axis.
+
+    Args:
+        table: One run.
+        reference: Another one; interpolated.
+        by: The axis, "time" or "step".
+        until: Compare where `table.step` is below this.
+    """
+    rows, other = measured(table), measured(reference)
+    rows = rows[(rows.step < until) & (rows[by] <= other[by].max())]
+    expected = np.interp(rows[by], other[by], other.sharpness)
+    return float((rows.sharpness / expected - 1).abs().max())

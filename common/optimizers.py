@@ -1,0 +1,172 @@
+"""Update rules in the papers' notation, as frozen dataclasses of their hyperparameters.
+
+Everything that moves w is an `Optimizer`: `init` makes the state, `step` maps a `Point` and
+the state to the next w. The flows of `common.flows` are optimizers too (one step = a time
+eta), so that one training loop serves them all. `max_stable_sharpness` is the threshold
+above which the rule diverges on a quadratic; it is drawn as the dashed line of the figures.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from common.objective import Point
+
+
+class Optimizer(Protocol):
+    """What the training loop needs of a rule; write your own with these three methods."""
+
+    def init(self, w: Tensor) -> Any:
+        """The state before the first step."""
+
+    def step(self, point: Point, state: Any) -> tuple[Tensor, Any]:
+        """The next parameters [P] and state."""
+
+    def max_stable_sharpness(self, step: int) -> float:
+        """Largest sharpness at which the rule is stable at this step (a quadratic)."""
+
+
+@dataclass(frozen=True)
+class StepDrop:
+    """A step size that changes once: `first` before step `at`, `then` from it on.
+
+    Example:
+        >>> schedule = StepDrop(0.3, 0.2, at=100)
+        >>> schedule(99), schedule(100)
+        (0.3, 0.2)
+    """
+
+    first: float
+    then: float
+    at: int
+
+    def __post_init__(self):
+        check_eta(self.first)
+        check_eta(self.then)
+
+    def __call__(self, step: int) -> float:
+        """The step size at a step."""
+        return self.first if step < self.at else self.then
+
+
+def check_eta(eta: float) -> None:
+    """Raise ValueError unless the step size is positive."""
+    if not callable(eta) and not eta > 0:
+        raise ValueError(f"the step size eta must be positive, not {eta}")
+
+
+def eta_at(eta, step: int) -> float:
+    """The step size at a step, for a number or a schedule (any function of the step)."""
+    return eta(step) if callable(eta) else eta
+
+
+@dataclass(frozen=True)
+class GradientDescent:
+    """Gradient descent: w_{t+1} = w_t - eta_t grad L(w_t); stable below 2/eta (paper 001).
+
+    Args:
+        eta: Step size, a number or a schedule.
+
+    Raises:
+        ValueError: If eta <= 0.
+
+    Example:
+        >>> GradientDescent(eta=0.1).max_stable_sharpness(step=0)
+        20.0
+    """
+
+    eta: float | StepDrop
+
+    def __post_init__(self):
+        check_eta(self.eta)
+
+    def init(self, w: Tensor) -> int:
+        """The state: the number of steps taken."""
+        return 0
+
+    def step(self, point: Point, state: int) -> tuple[Tensor, int]:
+        """One update."""
+        return point.w - eta_at(self.eta, state) * point.gradient, state + 1
+
+    def max_stable_sharpness(self, step: int) -> float:
+        """2 / eta."""
+        return 2 / eta_at(self.eta, step)
+
+
+@dataclass(frozen=True)
+class HeavyBall:
+    """Polyak's momentum: w_{t+1} = w_t - eta_t grad L(w_t) + beta (w_t - w_{t-1}).
+
+    Stable below 2 (1 + beta) / eta (paper 000). At constant eta it is
+    `torch.optim.SGD(momentum=beta)`; under a schedule it is not.
+
+    Args:
+        eta: Step size, a number or a schedule.
+        beta: Momentum in [0, 1).
+
+    Raises:
+        ValueError: If eta <= 0 or beta lies outside [0, 1).
+
+    Example:
+        >>> HeavyBall(eta=0.1, beta=0.5).max_stable_sharpness(step=0)
+        30.0
+    """
+
+    eta: float | StepDrop
+    beta: float
+
+    def __post_init__(self):
+        check_eta(self.eta)
+        if not 0 <= self.beta < 1:
+            raise ValueError(f"the momentum beta must lie in [0, 1), not {self.beta}")
+
+    def init(self, w: Tensor) -> tuple[int, Tensor]:
+        """The state: the number of steps taken and the previous parameters [P]."""
+        return 0, w
+
+    def step(self, point: Point, state: tuple[int, Tensor]):
+        """One update."""
+        count, before = state
+        move = self.beta * (point.w - before)
+        after = point.w - eta_at(self.eta, count) * point.gradient + move
+        return after, (count + 1, point.w)
+
+    def max_stable_sharpness(self, step: int) -> float:
+        """2 (1 + beta) / eta."""
+        return 2 * (1 + self.beta) / eta_at(self.eta, step)
+
+
+@dataclass(frozen=True)
+class Repeated:
+    """Several steps of a rule count as one: gradient descent at eta / 10, ten at a time.
+
+    Args:
+        rule: The rule that is repeated.
+        times: How often.
+
+    Raises:
+        ValueError: If times < 1.
+    """
+
+    rule: Optimizer
+    times: int
+
+    def __post_init__(self):
+        if self.times < 1:
+            raise ValueError(f"times must be at least 1, not {self.times}")
+
+    def init(self, w: Tensor) -> Any:
+        """The state of the rule."""
+        return self.rule.init(w)
+
+    def step(self, point: Point, state: Any) -> tuple[Tensor, Any]:
+        """`times` updates."""
+        for _ in range(self.times):
+            w, state = self.rule.step(point, state)
+            point = point.objective.at(w)
+        return w, state
+
+    def max_stable_sharpness(self, step: int) -> float:
+        """That of the rule."""
+        return self.rule.max_stable_sharpness(step * self.times)
