@@ -80,6 +80,10 @@ class Check:
         """Whether a value lies in the band; NaN does not."""
         return self.low <= value <= self.high
 
+    def rejects(self, value: float) -> bool:
+        """Whether a value lies outside the band; NaN, a control that failed, does not."""
+        return not (math.isnan(value) or self.holds(value))
+
     @property
     def margin(self) -> float:
         """How far the worst seed is inside the band (negative: outside).
@@ -87,7 +91,7 @@ class Check:
         In units of the band's width, or of the bound itself if the band is open.
         """
         width = self.high - self.low
-        if not math.isfinite(width):
+        if not 0 < width < math.inf:
             width = abs(self.low if math.isfinite(self.low) else self.high) or 1.0
         gaps = [min(v - self.low, self.high - v) for v in self.values]
         return min(gaps) / width if not any(map(math.isnan, gaps)) else -math.inf
@@ -115,19 +119,19 @@ class Claim:
 
     @property
     def verdict(self) -> str:
-        """ "reproduced" on all seeds, "partly" on some, else "not reproduced"."""
+        """On all seeds: reproduced; on some: partly; on none: not reproduced."""
         if all(self.passed):
             return "reproduced"
         return "partly" if any(self.passed) else "not reproduced"
 
     @property
     def control(self) -> str:
-        """ "rejected" if on every seed a check fails for the control; "none" without one."""
+        """Rejected if a check fails for it on every seed; none without one."""
         checks = [check for check in self.checks if check.control is not None]
         if not checks:
             return "none"
         rejected = (
-            any(not check.holds(check.control[i]) for check in checks)
+            any(check.rejects(check.control[i]) for check in checks)
             for i in range(len(self.seeds))
         )
         return "rejected" if all(rejected) else "not rejected"
@@ -155,7 +159,7 @@ class Claims:
         seeds: Sequence[int],
         expected: str = "reproduced",
         note: str = "",
-    ) -> Claim:
+    ) -> None:
         """Judge a claim.
 
         Args:
@@ -167,9 +171,6 @@ class Claims:
             expected: The verdict that `require` insists on, at least.
             note: Said with the verdict where the claim holds only in part.
 
-        Returns:
-            The claim.
-
         Raises:
             ValueError: If the id is taken, the expectation is no verdict, or a check does
                 not have one value per seed.
@@ -178,6 +179,8 @@ class Claims:
             raise ValueError(f"claim {id} is already judged")
         if expected not in VERDICTS:
             raise ValueError(f"unknown verdict {expected!r}; choose one of {VERDICTS}")
+        if not checks:
+            raise ValueError(f"claim {id} has no checks: it could not fail")
         for check in checks:
             if len(check.values) != len(seeds):
                 raise ValueError(
@@ -187,7 +190,6 @@ class Claims:
         self.claims[id] = Claim(
             id, claim, source, tuple(checks), tuple(seeds), expected, note
         )
-        return self.claims[id]
 
     @property
     def table(self) -> pd.DataFrame:

@@ -2,7 +2,7 @@
 
 Everything is measured at step midpoints (w_t + w_{t+1}) / 2, where the top eigenvector is
 continuous although the iterates oscillate, and with gradients averaged over the step; at
-the iterates themselves the cosine below has the wrong sign (paper 002, "self-stabilization").
+the iterates the cosine below has the wrong sign (paper 002, "self-stabilization").
 """
 
 from time import process_time
@@ -23,45 +23,52 @@ BULK = 8  # which eigenvector stands for the stable bulk
 class CloseUp:
     """Probe: the top eigendirection and the gradient of the sharpness, at midpoints.
 
-    Columns: `sharpness_midpoint`; `projection`, u . grad L(w_t) with u the top eigenvector
-    at the midpoint, its sign continuous; `cosine` between the averaged gradient and the
-    gradient of the sharpness, both orthogonal to u; `cosine_random`, the same with a random
-    direction; `bulk_projection`, of grad L(w_t) on a fixed eigenvector of the stable bulk,
-    whose eigenvalue is `bulk_sharpness`.
+    Columns at every step: `projection`, u . grad L(w_t) with u the top eigenvector at the
+    last measured midpoint, its sign continuous; `bulk_projection`, the same on a fixed
+    eigenvector of the stable bulk. Where measured: `sharpness_midpoint`; `cosine` between
+    the averaged gradient and the gradient of the sharpness, both orthogonal to u;
+    `cosine_random`, the same with a random direction; `bulk_sharpness`, the eigenvalue of
+    the bulk direction.
 
     Args:
-        every: Steps between measurements.
+        measure_every: Steps between measurements of u.
         seed: Of the random direction.
     """
 
-    def __init__(self, every: int = 1, seed: int = 0):
-        self.every = every
+    every = 1
+
+    def __init__(self, measure_every: int = 1, seed: int = 0):
+        self.measure_every = measure_every
         self.tracker = Curvature(k=1, tolerance=1e-3)
-        self._last: Tensor | None = None
+        self._u: Tensor | None = None
         self._bulk: tuple[Tensor, float] | None = None
         self._generator = torch.Generator().manual_seed(seed)
 
     def __call__(self, step: Step) -> dict[str, float]:
         """Measure."""
+        due = step.index % self.measure_every == 0
+        row = self._measure(step) if due else {}
+        row["projection"] = float(self._u @ step.point.gradient)
+        row["bulk_projection"] = float(self._bulk[0] @ step.point.gradient)
+        return row
+
+    def _measure(self, step: Step) -> dict[str, float]:
         objective, w = step.point.objective, step.point.w
         point = objective.at((w + step.after) / 2, curvature=True)
         pairs = self.tracker(point)
         u = pairs.vectors[:, 0]
-        if self._last is not None and u @ self._last < 0:
+        if self._u is not None and u @ self._u < 0:
             u = -u
-        self._last = u
+        self._u = u
         if self._bulk is None:
             self._bulk = _bulk_direction(point)
-        gradient = step.point.gradient
-        mean = (gradient + objective.at(step.after).gradient) / 2
+        mean = (step.point.gradient + objective.at(step.after).gradient) / 2
         field = point.curvature_gradients(u[:, None])[:, 0, 0]
         noise = torch.randn(len(w), generator=self._generator, dtype=torch.float64)
         return {
             "sharpness_midpoint": float(pairs.values[0]),
-            "projection": float(u @ gradient),
             "cosine": _cosine(_without(mean, u), _without(field, u)),
             "cosine_random": _cosine(_without(mean, u), _without(noise.to(u), u)),
-            "bulk_projection": float(self._bulk[0] @ gradient),
             "bulk_sharpness": self._bulk[1],
         }
 
@@ -84,7 +91,7 @@ def run_crossing(
         seed: Seed of the initialisation.
         steps: Steps within which the edge must be crossed.
         window: Steps of the close-up, from the crossing on.
-        every: Steps between measurements in the close-up.
+        every: Steps between measurements of the eigenvector in the close-up.
         look_every: Steps between measurements of the sharpness before.
         approach: A look is also taken where the sharpness first passes this share of the
             threshold: the control, before the edge.
@@ -108,7 +115,7 @@ def run_crossing(
         count += len(path) - 1
         if not until(path.iloc[-1]):
             break
-        probe = CloseUp(every if phase == "crossing" else 1, seed)
+        probe = CloseUp(every, seed)
         part, last = train(objective, optimizer, w, length, [probe])
         parts.append(part.assign(step=part.step + count, phase=phase).iloc[:length])
     table = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
@@ -130,48 +137,54 @@ def burst(table: pd.DataFrame) -> dict[str, float]:
         not seen), `cosine_crossing`, `cosine_peak` (largest within 6 steps of the peak),
         `cosine_before`, `cosine_random` (largest in size), `bulk_growth` and
         `bulk_predicted` (the same for the bulk direction), `loss_rise` (largest loss over
-        the loss at the crossing). NaN where there was no burst.
+        the loss at the crossing).
+
+    Raises:
+        ValueError: If the table holds no close-up: the edge was not reached.
     """
-    seen = table[table.phase == "crossing"].dropna(subset="projection")
-    seen = seen.reset_index(drop=True)
-    size = seen.projection.abs().to_numpy()
-    eta, top = 2 / seen.mss[0], int(size.argmax())
-    start = _last_below(size, 0.003 * size[top], top)
-    end = _last_below(size, 0.3 * size[top], top)
-    inside = slice(start, end)
-    stride = int(np.diff(seen.step[:2])[0])
-    factor = np.log(np.abs(1 - eta * seen.sharpness_midpoint.to_numpy()[inside]))
-    signs = np.sign(seen.projection.to_numpy()[start : end + 1])
-    bulk = seen.bulk_projection.abs().to_numpy()
-    fallen = np.flatnonzero((seen.sharpness_midpoint < seen.mss).to_numpy()[top:])
-    near = (seen.step - seen.step[top]).abs() <= 6
+    if "projection" not in table or not (table.phase == "crossing").any():
+        raise ValueError("the edge was not reached: more steps or a larger step size")
+    seen = table[table.phase == "crossing"].reset_index(drop=True)
+    sharpness = seen.sharpness_midpoint.interpolate().to_numpy()
+    eta = 2 / seen.mss[0]
+    start, end, top = climb(seen.projection)
+    signs = np.sign(seen.projection[start : end + 1].to_numpy())
+    bulk = np.log(seen.bulk_projection.abs())
+    fallen = np.flatnonzero(sharpness[top:] < seen.mss[0])
     before = table[table.phase == "before"].cosine
+    log_size = np.log(seen.projection.abs())
     return {
         "crossing": seen.step[0],
         "peak": seen.step[top],
-        "growth": np.log(size[end] / size[start]),
-        "predicted_growth": factor.sum() * stride,
-        "flips": np.mean(signs[1:] != signs[:-1] * (-1) ** (stride - 1)),
-        "fall": seen.step[top + fallen[0]] - seen.step[top] if len(fallen) else np.inf,
+        "growth": log_size[end] - log_size[start],
+        "predicted_growth": np.log(np.abs(1 - eta * sharpness[start:end])).sum(),
+        "flips": np.mean(signs[1:] != signs[:-1]),
+        "fall": fallen[0] if len(fallen) else np.inf,
         "cosine_crossing": seen.cosine[0],
-        "cosine_peak": seen.cosine[near].max(),
+        "cosine_peak": seen.cosine[max(0, top - 6) : top + 7].max(),
         "cosine_before": before.iloc[0] if len(before) else np.nan,
         "cosine_random": seen.cosine_random.abs().max(),
-        "bulk_growth": np.log(bulk[end] / bulk[start]),
-        "bulk_predicted": (end - start)
-        * stride
-        * np.log(abs(1 - eta * seen.bulk_sharpness[0])),
+        "bulk_growth": bulk[end] - bulk[start],
+        "bulk_predicted": (end - start) * np.log(abs(1 - eta * seen.bulk_sharpness[0])),
         "loss_rise": seen.loss.max() / seen.loss[0],
     }
 
 
+def climb(projection: pd.Series) -> tuple[int, int, int]:
+    """Where an oscillation grows from 0.3 % to 30 % of its peak, and where it peaks.
+
+    Example:
+        >>> climb(pd.Series([1e-4, -1e-3, 1e-2, -1e-1, 1.0, -0.5]))
+        (2, 4, 4)
+    """
+    size = projection.abs().to_numpy()
+    top = int(np.nanargmax(size))
+    starts = [np.flatnonzero(size[:top] < share * size[top]) for share in (0.003, 0.3)]
+    return *(int(s[-1]) + 1 if len(s) else 0 for s in starts), top
+
+
 def _passes(level: float):
     return lambda row: row.get("sharpness", 0) > level
-
-
-def _last_below(size: np.ndarray, level: float, top: int) -> int:
-    below = np.flatnonzero(size[:top] < level)
-    return int(below[-1]) + 1 if len(below) else 0
 
 
 def _bulk_direction(point: Point) -> tuple[Tensor, float]:

@@ -1,5 +1,6 @@
 """One look for all figures, and one way to save them with the numbers they show."""
 
+import gzip
 import os
 from pathlib import Path
 
@@ -32,7 +33,7 @@ plt.style.use(STYLE)
 
 
 def panels(rows: int, columns: int, height: float = ROW, **keywords):
-    """A figure of full width with a grid of panels: `fig, axes = panels(1, 3)`."""
+    """Make a figure of full width with a grid of axes, each `height` inches high."""
     return plt.subplots(rows, columns, figsize=(WIDE, height * rows), **keywords)
 
 
@@ -42,21 +43,12 @@ def by_step_size(etas: list[float]) -> dict[float, str]:
     return dict(zip(sorted(etas), shades, strict=True))
 
 
-def threshold(ax: Axes, y: float, text: str = "", color: str = BLACK, x: float = 0.99):
-    """A dashed threshold line at y, labelled just above it at the right end."""
+def threshold(ax: Axes, y: float, text: str = "", color: str = BLACK):
+    """A dashed threshold line at y, its label outside the panel, at the right."""
     ax.axhline(y, color=color, linestyle="--", linewidth=1)
+    where = {"xycoords": ("axes fraction", "data"), "va": "center", "fontsize": "small"}
     if text:
-        ax.annotate(
-            text,
-            (x, y),
-            xycoords=("axes fraction", "data"),
-            xytext=(0, 2),
-            textcoords="offset points",
-            ha="right",
-            va="bottom",
-            fontsize="small",
-            color=color,
-        )
+        ax.annotate(text, (1.01, y), color=color, **where)
 
 
 class Figures:
@@ -89,9 +81,10 @@ class Figures:
         figure.savefig(partial, format="png", metadata={"Software": None})
         os.replace(partial, self.folder / f"{name}.png")
         text = data.to_csv(index=False, float_format="%.5g")
-        for ending in (".csv", ".csv.gz"):
-            (self.folder / f"{name}{ending}").unlink(missing_ok=True)
         large = len(text) > LARGE
-        compression = {"method": "gzip", "mtime": 0} if large else None
-        data.to_csv(partial, index=False, float_format="%.5g", compression=compression)
-        os.replace(partial, self.folder / (f"{name}.csv" + ".gz" * large))
+        # gzip.compress stores no file name: the same numbers are the same bytes
+        raw = text.encode()
+        partial.write_bytes(gzip.compress(raw, mtime=0) if large else raw)
+        endings = (".csv.gz", ".csv") if large else (".csv", ".csv.gz")
+        os.replace(partial, self.folder / f"{name}{endings[0]}")
+        (self.folder / f"{name}{endings[1]}").unlink(missing_ok=True)

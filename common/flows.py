@@ -17,7 +17,7 @@ from common.curvature import Curvature
 from common.objective import Objective, Point
 from common.optimizers import check_eta
 
-REACH = 2.1  # Runge-Kutta step * sharpness; the scheme is stable to 2.78
+REACH = 2.5  # Runge-Kutta step * sharpness; the scheme is stable up to 2.78
 FAR = 0.7  # below this share of the threshold the eigenvalues are measured less often
 PATIENCE = 5  # steps between measurements there
 
@@ -42,19 +42,23 @@ class FlowState(NamedTuple):
 
 @dataclass(frozen=True)
 class GradientFlow:
-    """Gradient flow dw/dt = -grad L(w), by Runge-Kutta 4 with steps <= 2.1 / sharpness.
+    """Gradient flow dw/dt = -grad L(w), by Runge-Kutta 4 with steps of reach / sharpness.
 
     Args:
         eta: Time per step of the training loop.
+        reach: Runge-Kutta step * sharpness, below the stability limit 2.78.
 
     Raises:
-        ValueError: If eta <= 0.
+        ValueError: If eta <= 0 or reach lies outside (0, 2.78).
     """
 
     eta: float
+    reach: float = REACH
 
     def __post_init__(self):
         check_eta(self.eta)
+        if not 0 < self.reach < 2.78:
+            raise ValueError(f"reach must lie in (0, 2.78), not {self.reach}")
 
     def init(self, w: Tensor) -> FlowState:
         """The state before the first step."""
@@ -66,7 +70,7 @@ class GradientFlow:
             state.tracker(point)
             state = state._replace(age=0)
         sharpness = abs(float(state.tracker.last.values[0]))
-        w = _advance(point, self.eta, sharpness)
+        w = _advance(point, self.eta, sharpness, reach=self.reach)
         return w, state._replace(age=state.age + 1)
 
     def max_stable_sharpness(self, step: int) -> float:
@@ -96,16 +100,16 @@ class CentralFlow:
     Args:
         eta: Step size of the gradient descent that is followed; time per step.
         critical: Eigenvalues above this share of 2/eta take part.
-        stride: Steps between updates of U and X, dt = stride * eta; w itself advances by
-            Runge-Kutta at every step.
+        stride: Steps between updates of U and X, dt = stride * eta, except while X changes
+            fast (then every step); w itself advances by Runge-Kutta at every step.
 
     Raises:
         ValueError: If eta <= 0 or stride < 1.
     """
 
     eta: float
-    critical: float = 0.95
-    stride: int = 2
+    critical: float = 0.9
+    stride: int = 3
 
     def __post_init__(self):
         check_eta(self.eta)
@@ -139,7 +143,10 @@ class CentralFlow:
         X = complementarity(np.diag(edge - values) / dt + drift, gram / 2)
         force = fields @ torch.from_numpy(X.reshape(-1)).to(fields) / 2
         excess = float(values @ np.diag(X)) / 2
-        return FlowState(state.tracker, 0, X, force, excess)
+        known = state.covariance.shape == X.shape
+        settled = known and np.linalg.norm(X - state.covariance) < np.linalg.norm(X) / 4
+        age = 0 if settled else self.stride - 1  # while X changes fast, at every step
+        return FlowState(state.tracker, age, X, force, excess)
 
     def max_stable_sharpness(self, step: int) -> float:
         """2 / eta: where the flow is held."""
@@ -198,12 +205,16 @@ def _top(tracker: Curvature) -> float:
 
 
 def _advance(
-    point: Point, time: float, sharpness: float, force: Tensor | float = 0.0
+    point: Point,
+    time: float,
+    sharpness: float,
+    force: Tensor | float = 0.0,
+    reach: float = REACH,
 ) -> Tensor:
     """dw/dt = -(grad L(w) + force) over a time, by Runge-Kutta 4."""
     objective, w, slope = point.objective, point.w, point.gradient
-    count = int(np.ceil(time * sharpness / REACH)) if np.isfinite(sharpness) else 1
-    count = max(1, count)
+    steps = time * sharpness / reach
+    count = max(1, int(np.ceil(steps))) if np.isfinite(steps) else 1
     h = time / count
     for index in range(count):
         k1 = slope if index == 0 else _gradient(objective, w)

@@ -54,16 +54,19 @@ def rises(table: pd.DataFrame, start: float = 0, end: float = np.inf) -> tuple[i
     return int((change[inside] > 0).sum()), int(inside.sum())
 
 
-def sharpening(table: pd.DataFrame, intervals: int) -> tuple[float, float]:
+def sharpening(
+    table: pd.DataFrame, intervals: int, column: str = "sharpness"
+) -> tuple[float, float]:
     """Progressive sharpening: S(end) / S(0), and the share of coarse intervals with a rise.
 
     Args:
         table: One run.
         intervals: Number of equal intervals.
+        column: Which sharpness.
     """
-    rows = measured(table)
+    rows = measured(table, column)
     ends = np.linspace(0, len(rows) - 1, intervals + 1).round().astype(int)
-    values = rows.sharpness.to_numpy()[ends]
+    values = rows[column].to_numpy()[ends]
     return values[-1] / values[0], float((np.diff(values) > 0).mean())
 
 

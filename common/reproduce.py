@@ -28,10 +28,13 @@ from joblib import cpu_count
 from tqdm import tqdm
 
 from common import BUILD, ROOT, scorecard
-from common.scorecard import QUICK, profiles
+from common.scorecard import QUICK, in_words, profiles
 
 CUSTOM = "custom"
-KERNELSPEC = {"display_name": "Python 3", "language": "python", "name": "python3"}
+METADATA = {
+    "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+    "language_info": {"name": "python"},
+}
 
 
 class RequestError(ValueError):
@@ -266,8 +269,7 @@ def normalise(nb: nbformat.NotebookNode) -> nbformat.NotebookNode:
         ValueError: A cell was injected, so these are not the notebook's own values.
     """
     nb = copy.deepcopy(nb)
-    metadata = {"kernelspec": KERNELSPEC, "language_info": {"name": "python"}}
-    nb.metadata = nbformat.from_dict(metadata)
+    nb.metadata = nbformat.from_dict(METADATA)
     code = [cell for cell in nb.cells if cell.cell_type == "code"]
     for cell in nb.cells:
         tags = cell.metadata.get("tags", [])
@@ -292,9 +294,9 @@ def _report(outcomes: Sequence[Outcome], root: Path) -> None:
     """Print one line for each notebook and one for each failure."""
     width = max(len(outcome.job.name) for outcome in outcomes)
     for o in outcomes:
-        figures = o.job.figures.relative_to(root)
         times = f"{o.cpu:6.1f} CPU s {o.wall:6.1f} s"
-        print(f"{o.job.name:{width}} {times}  {scorecard.in_words(o.verdicts)}  {figures}/")
+        found = f"{in_words(o.verdicts)}  {o.job.figures.relative_to(root)}/"
+        print(f"{o.job.name:{width}} {times}  {found}")
     for o in outcomes:
         if o.problem:
             print(f"FAILED {o.job.name}: {o.problem}\n  see {o.job.executed}")

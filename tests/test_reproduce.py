@@ -11,9 +11,8 @@ import joblib
 import nbformat
 import pytest
 
+from common.claims import COLUMNS
 from common.reproduce import (
-    BEGIN,
-    END,
     RequestError,
     coerce,
     defaults,
@@ -21,12 +20,9 @@ from common.reproduce import (
     normalise,
     notebooks,
     plan,
-    profiles,
-    scorecard,
-    update_readme,
 )
+from common.scorecard import BEGIN, END, profiles, scorecard
 
-COLUMNS = "id claim source criterion measured low high seeds verdict control".split()
 PARAMETERS = """\
 profile = "quick"  # name of the figures' folder
 eta = 0.1  # step size
@@ -42,20 +38,6 @@ row = f"1.1,c,s,k,{eta},{eta},{eta},{len(seeds)},reproduced,rejected"
 print(os.environ["EOS_ATLAS_JOBS"], os.environ["TQDM_DISABLE"],
       os.environ.get("MPLBACKEND"), Path.cwd().name)
 """
-
-
-def write_claims(root, profile, name, verdicts, control="rejected"):
-    """A claims.csv with one row for each verdict."""
-    folder = root / "figures" / profile / name
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "claims.csv").open("w", newline="") as file:
-        rows = csv.writer(file, lineterminator="\n")
-        rows.writerow(COLUMNS)
-        for i, verdict in enumerate(verdicts, start=1):
-            numbers = ["1.05", "1.01", "1.1", "3"]
-            key = f"{name[:2].lstrip('0')}.{i}"
-            rows.writerow([key, f"S | {i}", "s", "k", *numbers, verdict, control])
-    return folder / "claims.csv"
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +70,10 @@ def root(tmp_path_factory, write_notebook):
 @pytest.fixture(scope="module")
 def big(root):
     """The one real run: `--profile big`, three kernels."""
-    stale = write_claims(root, "big", "03_silent", ["reproduced"])
+    stale = root / "figures/big/03_silent/claims.csv"
+    stale.parent.mkdir(parents=True)
+    row = "3.1,c,s,k,1,1,1,3,reproduced,rejected"
+    stale.write_text(f"{','.join(COLUMNS)}\n{row}\n")
     long_ago = time.time() - 3600
     os.utime(stale, (long_ago, long_ago))
     with (
@@ -216,6 +201,19 @@ def test_the_parameters_cell_is_there_once(tmp_path, write_notebook):
         defaults(path)
 
 
+@pytest.mark.parametrize("text", ["Nothing.\n", f"# Title\n{BEGIN}\n{END}\n"])
+def test_the_scorecard_alone(tmp_path, text, capsys):
+    readme = tmp_path / "README.md"
+    readme.write_text(text)
+    if BEGIN in text:
+        assert main(["--scorecard"], root=tmp_path) == 0
+        assert scorecard(tmp_path) in readme.read_text()
+    else:
+        assert main(["--scorecard"], root=tmp_path) == 2
+        assert readme.read_text() == text
+        assert "README.md lacks" in capsys.readouterr().err
+
+
 def test_inplace_stores_the_outputs_of_successes_only(root, monkeypatch, capsys):
     from common import reproduce
 
@@ -268,50 +266,6 @@ def test_normalise_keeps_results_and_drops_the_traces_of_a_run(write_notebook, t
     nb.cells[0].metadata.tags = ["injected-parameters"]
     with pytest.raises(ValueError, match="injected"):
         normalise(nb)
-
-
-def test_the_scorecard_groups_by_notebook_and_counts_by_profile(tmp_path):
-    (tmp_path / "notebooks/profiles").mkdir(parents=True)
-    (tmp_path / "notebooks/profiles/big.yml").touch()
-    assert scorecard(tmp_path) == "No claims yet: `make figures` writes them."
-    write_claims(tmp_path, "quick", "01_a", ["reproduced", "partly"])
-    write_claims(tmp_path, "quick", "02_b", ["not reproduced"], control="none")
-    write_claims(tmp_path, "big", "01_a", ["reproduced"])
-    write_claims(tmp_path, "custom", "01_a", ["partly"] * 5)
-    assert scorecard(tmp_path).splitlines() == [
-        "**quick: 3 claims: 1 reproduced, 1 partly, 1 not reproduced; "
-        "big: 1 claim: 1 reproduced**",
-        "",
-        "**[01_a](notebooks/01_a.ipynb)**",
-        "",
-        "| id | claim | quick | big | measured (quick): median [low, high] | control |",
-        "| --- | --- | --- | --- | --- | --- |",
-        "| 1.1 | S \\| 1 | reproduced | reproduced | 1.05 [1.01, 1.1], 3 seeds "
-        "| rejected |",
-        "| 1.2 | S \\| 2 | partly |  | 1.05 [1.01, 1.1], 3 seeds | rejected |",
-        "",
-        "**[02_b](notebooks/02_b.ipynb)**",
-        "",
-        "| id | claim | quick | measured (quick): median [low, high] | control |",
-        "| --- | --- | --- | --- | --- |",
-        "| 2.1 | S \\| 1 | not reproduced | 1.05 [1.01, 1.1], 3 seeds | none |",
-    ]
-
-
-@pytest.mark.parametrize("text", ["", BEGIN, END, f"{END}\n{BEGIN}"])
-def test_a_readme_without_markers_is_an_error(tmp_path, text, capsys):
-    (tmp_path / "README.md").write_text(text)
-    with pytest.raises(RequestError, match="README.md lacks"):
-        update_readme(tmp_path)
-    assert main(["--scorecard"], root=tmp_path) == 2
-    assert (tmp_path / "README.md").read_text() == text
-
-
-def test_the_committed_scorecard_is_up_to_date():
-    from common import ROOT
-
-    found = re.search(f"{BEGIN}\n(.*)\n{END}", (ROOT / "README.md").read_text(), re.S)
-    assert found and found[1] == scorecard(), "run: python -m common.reproduce --scorecard"
 
 
 def test_the_committed_profiles_fit_the_committed_notebooks():

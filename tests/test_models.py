@@ -1,0 +1,109 @@
+"""common.models: shapes, sizes, and that every model is a function of its parameters."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import nn
+
+from common.models import ACTIVATIONS, MODELS, POOLINGS, convolutional, fully_connected
+
+
+def size(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+def batch(*shape: int) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("shape", [(1, 7, 7), (1, 28, 28), (3, 32, 32)])
+@pytest.mark.parametrize("classes", [2, 10])
+def test_outputs_have_one_row_per_image_and_one_column_per_class(name, shape, classes):
+    assert MODELS[name](shape, classes)(batch(3, *shape)).shape == (3, classes)
+
+
+@pytest.mark.parametrize("width", [(), (5,), (32, 32), (4, 5, 6)])
+def test_size_of_a_fully_connected_network(width):
+    layers = pairwise([3 * 4 * 4, *width, 10])
+    expected = sum(inputs * outputs + outputs for inputs, outputs in layers)
+    assert size(fully_connected((3, 4, 4), 10, width)) == expected
+
+
+@pytest.mark.parametrize("width", [(8,), (8, 8), (3, 4, 5)])
+@pytest.mark.parametrize("batch_norm", [False, True])
+def test_size_of_a_convolutional_network(width, batch_norm):
+    filters = sum(9 * i * o + o for i, o in pairwise([3, *width]))
+    norms = 2 * sum(width) if batch_norm else 0
+    side = 20 // 2 ** len(width)  # 20, 10, 5, 2: an odd side loses its last row
+    last = width[-1] * side * side * 7 + 7
+    model = convolutional((3, 20, 20), 7, width, batch_norm=batch_norm)
+    assert size(model) == filters + norms + last
+    assert model(batch(2, 3, 20, 20)).shape == (2, 7)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_activations(activation):
+    functions = {
+        "tanh": torch.tanh,
+        "relu": torch.relu,
+        "elu": nn.functional.elu,
+        "silu": nn.functional.silu,
+        "gelu": nn.functional.gelu,
+        "softplus": nn.functional.softplus,
+    }
+    model, x = fully_connected((1, 2, 2), 3, (4,), activation), batch(5, 1, 2, 2)
+    first, last = (layer for layer in model if isinstance(layer, nn.Linear))
+    expected = last(functions[activation](first(x.flatten(1))))
+    torch.testing.assert_close(model(x), expected)
+    kinds = [type(layer) for layer in convolutional((1, 4, 4), 3, activation=activation)]
+    assert kinds.count(ACTIVATIONS[activation]) == 2
+
+
+def test_pooling_takes_the_mean_or_the_largest_of_each_block():
+    x = batch(2, 1, 4, 4)
+    for pooling, reduce in (("average", torch.Tensor.mean), ("max", torch.Tensor.amax)):
+        model = convolutional((1, 4, 4), 3, (2,), pooling=pooling)
+        features = nn.functional.elu(model[0](x))
+        blocks = features.reshape(2, 2, 2, 2, 2, 2)  # image, channel, row, in, column, in
+        expected = model[-1](reduce(blocks, dim=(3, 5)).flatten(1))
+        torch.testing.assert_close(model(x), expected)
+
+
+def test_the_order_with_batch_normalisation():
+    kinds = [type(layer) for layer in convolutional((1, 4, 4), 3, (2,), batch_norm=True)]
+    expected = [nn.Conv2d, nn.ELU, nn.BatchNorm2d, nn.AvgPool2d, nn.Flatten, nn.Linear]
+    assert kinds == expected
+
+
+def test_batch_normalisation_keeps_no_memory():
+    model, x = convolutional((1, 4, 4), 3, batch_norm=True), batch(5, 1, 4, 4)
+    assert [*model.buffers()] == []
+    first = model(x)
+    model(10 * x + 3)  # running statistics would move here
+    assert torch.equal(model(x), first)
+    assert torch.equal(model.eval()(x), first)
+
+
+def test_batch_normalisation_normalises_by_the_batch():
+    model = convolutional((1, 4, 4), 3, (2,), batch_norm=True)
+    features = model[:3](batch(50, 1, 4, 4))
+    mean, variance = features.mean((0, 2, 3)), features.var((0, 2, 3), unbiased=False)
+    # PyTorch adds 1e-5 to the variance of the activations, which is of order 0.1
+    torch.testing.assert_close(mean, torch.zeros(2), rtol=0, atol=1e-5)
+    torch.testing.assert_close(variance, torch.ones(2), rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "make, option, valid",
+    [
+        (fully_connected, "activation", ACTIVATIONS),
+        (convolutional, "activation", ACTIVATIONS),
+        (convolutional, "pooling", POOLINGS),
+    ],
+)
+def test_an_unknown_choice_is_refused_with_the_valid_ones(make, option, valid):
+    with pytest.raises(ValueError, match=f"unknown {option} 'swish'") as refusal:
+        make((1, 4, 4), 3, **{option: "swish"})
+    assert [name for name in valid if name not in str(refusal.value)] == []

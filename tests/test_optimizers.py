@@ -1,0 +1,143 @@
+"""common.optimizers: against torch.optim, and thresholds against simulated quadratics."""
+
+import pytest
+import torch
+
+from common.objective import Objective
+from common.optimizers import GradientDescent, HeavyBall, Repeated, StepDrop
+
+START = torch.tensor([1.0, -0.5, 0.3], dtype=torch.float64)
+BOWL = Objective(lambda w: (w**4).sum() / 4 + (w * w.roll(1)).sum() + w.square().sum())
+DROP = StepDrop(0.05, 0.02, at=8)
+
+
+def path(rule, steps: int, objective=BOWL, w=START) -> torch.Tensor:
+    """All iterates [steps, P]."""
+    state, visited = rule.init(w), []
+    for _ in range(steps):
+        w, state = rule.step(objective.at(w), state)
+        visited.append(w)
+    return torch.stack(visited)
+
+
+def torch_path(steps: int, eta=lambda step: 0.05, beta: float = 0.0) -> torch.Tensor:
+    """The iterates of torch.optim.SGD."""
+    w = START.clone().requires_grad_()
+    sgd, visited = torch.optim.SGD([w], lr=1.0, momentum=beta), []
+    for step in range(steps):
+        sgd.param_groups[0]["lr"] = eta(step)
+        sgd.zero_grad()
+        BOWL.loss(w).backward()
+        sgd.step()
+        visited.append(w.detach().clone())
+    return torch.stack(visited)
+
+
+def assert_same(a: torch.Tensor, b: torch.Tensor):
+    """Equal up to the roundings of some twenty float64 steps."""
+    torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("eta", [0.05, DROP])
+def test_gradient_descent_is_sgd(eta):
+    schedule = eta if callable(eta) else lambda step: eta
+    assert_same(path(GradientDescent(eta), 20), torch_path(20, schedule))
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.5, 0.9])
+def test_heavy_ball_is_sgd_with_momentum_at_constant_eta(beta):
+    assert_same(path(HeavyBall(0.05, beta), 20), torch_path(20, beta=beta))
+
+
+def test_heavy_ball_is_not_sgd_with_momentum_under_a_schedule():
+    ours, theirs = path(HeavyBall(DROP, 0.9), 20), torch_path(20, DROP, beta=0.9)
+    assert_same(ours[:8], theirs[:8])  # the same until the step size drops ...
+    # ... there PyTorch rescales the whole velocity, Polyak's rule the gradient only
+    assert (ours[8] - theirs[8]).norm() > 0.1 * (ours[8] - ours[7]).norm()
+
+
+def test_heavy_ball_is_the_formula_under_a_schedule():
+    expected, before, w = [], START, START
+    for step in range(20):
+        gradient = BOWL.at(w).gradient
+        before, w = w, w - DROP(step) * gradient + 0.9 * (w - before)
+        expected.append(w)
+    assert_same(path(HeavyBall(DROP, 0.9), 20), torch.stack(expected))
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        GradientDescent(0.1),
+        HeavyBall(0.1, 0.0),
+        HeavyBall(0.1, 0.3),
+        HeavyBall(0.1, 0.9),
+        HeavyBall(2.0, 0.5),
+        Repeated(GradientDescent(0.01), 3),
+        Repeated(HeavyBall(0.1, 0.5), 2),
+    ],
+)
+def test_the_threshold_separates_convergence_from_divergence(rule):
+    # 1 % off the threshold, |w| changes by at least 2 % a step: e^6 in 300 steps
+    threshold = rule.max_stable_sharpness(step=0)
+    curvature = threshold * torch.tensor([0.99, 1.01], dtype=torch.float64)
+    objective = Objective(lambda w: (curvature * w.square()).sum() / 2)
+    w = path(rule, 300, objective, torch.ones(2, dtype=torch.float64))
+    below, above = w[-1].abs()
+    assert below < 0.02
+    assert above > 50
+
+
+def test_a_step_drop_changes_once():
+    schedule = StepDrop(0.3, 0.2, at=2)
+    assert [schedule(step) for step in range(4)] == [0.3, 0.3, 0.2, 0.2]
+
+
+def test_the_threshold_follows_the_schedule():
+    schedule = StepDrop(0.5, 0.25, at=10)
+    for rule, factor in ((GradientDescent(schedule), 2), (HeavyBall(schedule, 0.5), 3)):
+        assert rule.max_stable_sharpness(9) == pytest.approx(factor / 0.5)
+        assert rule.max_stable_sharpness(10) == pytest.approx(factor / 0.25)
+    # three steps count as one: the drop comes during the fourth
+    repeated = Repeated(GradientDescent(schedule), 3)
+    assert repeated.max_stable_sharpness(3) == pytest.approx(4)
+    assert repeated.max_stable_sharpness(4) == pytest.approx(8)
+
+
+def test_a_schedule_is_any_function_of_the_step():
+    decay = path(GradientDescent(lambda step: 0.1 / (1 + step)), 10)
+    assert_same(decay, torch_path(10, lambda step: 0.1 / (1 + step)))
+
+
+@pytest.mark.parametrize("inner", [GradientDescent(0.005), HeavyBall(0.005, 0.8)])
+def test_repeated_is_that_many_steps(inner):
+    assert_same(path(Repeated(inner, 10), 2), path(inner, 20)[[9, 19]])
+
+
+def test_repeated_passes_the_schedule_on():
+    inner = GradientDescent(StepDrop(0.05, 0.01, at=15))
+    assert_same(path(Repeated(inner, 10), 2), path(inner, 20)[[9, 19]])
+
+
+@pytest.mark.parametrize("bad", [0.0, -0.1, float("nan"), float("-inf")])
+def test_a_step_size_that_is_not_positive_is_refused(bad):
+    for make in (
+        lambda: GradientDescent(bad),
+        lambda: HeavyBall(bad, 0.9),
+        lambda: StepDrop(bad, 0.1, at=3),
+        lambda: StepDrop(0.1, bad, at=3),
+    ):
+        with pytest.raises(ValueError, match=f"eta must be positive, not {bad}"):
+            make()
+
+
+@pytest.mark.parametrize("bad", [-0.1, 1.0, 1.5, float("nan")])
+def test_a_momentum_outside_its_range_is_refused(bad):
+    with pytest.raises(ValueError, match=rf"beta must lie in \[0, 1\), not {bad}"):
+        HeavyBall(0.1, bad)
+
+
+@pytest.mark.parametrize("bad", [0, -3])
+def test_repeating_less_than_once_is_refused(bad):
+    with pytest.raises(ValueError, match=f"times must be at least 1, not {bad}"):
+        Repeated(GradientDescent(0.1), bad)
