@@ -75,9 +75,9 @@ def top_eigenpairs(
         fresh = _orthonormal(fresh, basis)[:, : size - basis.shape[1]]
         basis = torch.cat([basis, fresh], 1)
         images = torch.cat([images, *[product(v)[:, None] for v in fresh.T]], 1)
-        if not images[:, -1:].isfinite().all():
-            return _nothing(start, k, basis.shape[1])
         small = (basis.T @ images).double()
+        if not small.isfinite().all():
+            return _nothing(start, k, basis.shape[1])
         ritz, rotation = torch.linalg.eigh((small + small.T) / 2)
         ritz, rotation = ritz.flip(0), rotation.flip(1)[:, : k + 3].to(basis.dtype)
         count = min(k, len(ritz))
@@ -111,8 +111,8 @@ def warm_start(
     """Starting vectors for `top_eigenpairs`: the last solution, not quite.
 
     The last eigenvectors alone would be a trap: when another eigenvalue overtakes, they
-    are still exact eigenvectors, and the residual sees nothing. So each column also holds
-    a little of every runner-up and of noise.
+    are still exact eigenvectors, and the residual sees nothing. So the first runner-up
+    gets a column of its own, and all columns hold a little of the others and of noise.
 
     Args:
         size: P.
@@ -122,16 +122,22 @@ def warm_start(
         generator: Source of the noise; a fixed seed if None.
 
     Returns:
-        Columns [P, k], not normalised.
+        Columns [P, k], or [P, k + 1] after a solution, not normalised.
     """
     generator = generator or torch.Generator().manual_seed(0)
-    noise = torch.randn(size, k, generator=generator, dtype=torch.float64) / size**0.5
-    noise = noise.to(like if like is not None else torch.float32)
     if last is None or not last.values.isfinite().all():
+        known = rest = torch.zeros(size, 0)
+    else:
+        known = torch.cat([last.vectors[:, :k], last.runners_up[:, :1]], 1)
+        rest = last.runners_up[:, 1:].sum(1, keepdim=True)
+    columns = max(k, known.shape[1])
+    noise = torch.randn(size, columns, generator=generator, dtype=torch.float64)
+    noise = (noise / size**0.5).to(like if like is not None else torch.float32)
+    if not known.shape[1]:
         return noise
-    known = last.vectors[:, :k] + GUARD * last.runners_up.sum(1, keepdim=True)
     result = noise.clone()
-    result[:, : known.shape[1]] = known + NOISE * noise[:, : known.shape[1]]
+    result[:, : known.shape[1]] *= NOISE
+    result[:, : known.shape[1]] += known + GUARD * rest
     return result
 
 
@@ -148,7 +154,7 @@ class Curvature:
         last: The last solution.
     """
 
-    def __init__(self, k: int = 1, tolerance: float = 3e-3):
+    def __init__(self, k: int = 1, tolerance: float = 1.5e-3):
         self.k, self.tolerance = k, tolerance
         self.products = self.measurements = 0
         self.last: Eigenpairs | None = None

@@ -18,7 +18,7 @@ from common.objective import Objective, Point
 from common.optimizers import check_eta
 
 REACH = 2.5  # Runge-Kutta step * sharpness; the scheme is stable up to 2.78
-FAR = 0.7  # below this share of the threshold the eigenvalues are measured less often
+FAR = 0.5  # below this share of the threshold the eigenvalues are measured less often
 PATIENCE = 5  # steps between measurements there
 
 
@@ -30,6 +30,7 @@ class FlowState(NamedTuple):
         age: Steps since the last measurement.
         covariance: X, oscillation along the critical directions [k, k] (central flow).
         force: 1/2 grad <Sigma, H> [P] (central flow).
+        settled: Whether X changed little at the last update (central flow).
         excess: tr(H Sigma) / 2, the loss that the oscillation adds on average.
     """
 
@@ -37,6 +38,7 @@ class FlowState(NamedTuple):
     age: int = PATIENCE
     covariance: np.ndarray = np.zeros((0, 0))
     force: Tensor | float = 0.0
+    settled: bool = False
     excess: float = 0.0
 
 
@@ -100,8 +102,8 @@ class CentralFlow:
     Args:
         eta: Step size of the gradient descent that is followed; time per step.
         critical: Eigenvalues above this share of 2/eta take part.
-        stride: Steps between updates of U and X, dt = stride * eta, except while X changes
-            fast (then every step); w itself advances by Runge-Kutta at every step.
+        stride: Steps between updates of U and X while X changes little (else one step);
+            dt = stride * eta. w itself advances by Runge-Kutta at every step.
 
     Raises:
         ValueError: If eta <= 0 or stride < 1.
@@ -118,12 +120,13 @@ class CentralFlow:
 
     def init(self, w: Tensor) -> FlowState:
         """The state before the first step."""
-        return FlowState(Curvature(k=1, tolerance=1e-3))
+        return FlowState(Curvature(k=1))
 
     def step(self, point: Point, state: FlowState) -> tuple[Tensor, FlowState]:
         """Advance by the time eta."""
         near = _top(state.tracker) > FAR * 2 / self.eta
-        if state.age >= (self.stride if near else PATIENCE):
+        patience = (self.stride if state.settled else 1) if near else PATIENCE
+        if state.age >= patience:
             state = self._update(point, state)
         w = _advance(point, self.eta, _top(state.tracker), state.force)
         return w, state._replace(age=state.age + 1)
@@ -143,10 +146,10 @@ class CentralFlow:
         X = complementarity(np.diag(edge - values) / dt + drift, gram / 2)
         force = fields @ torch.from_numpy(X.reshape(-1)).to(fields) / 2
         excess = float(values @ np.diag(X)) / 2
-        known = state.covariance.shape == X.shape
-        settled = known and np.linalg.norm(X - state.covariance) < np.linalg.norm(X) / 4
-        age = 0 if settled else self.stride - 1  # while X changes fast, at every step
-        return FlowState(state.tracker, age, X, force, excess)
+        old = state.covariance
+        change = np.linalg.norm(X - old) if old.shape == X.shape else np.inf
+        settled = bool(change < np.linalg.norm(X) / 4)
+        return FlowState(state.tracker, 0, X, force, settled, excess)
 
     def max_stable_sharpness(self, step: int) -> float:
         """2 / eta: where the flow is held."""
@@ -174,22 +177,36 @@ def complementarity(A: np.ndarray, B: np.ndarray) -> np.ndarray:
         array([[0.]])
     """
     k = len(A)
+    if np.linalg.eigvalsh(A)[0] >= 0:
+        return np.zeros((k, k))  # nothing has to be held
     if k == 1:
-        return np.maximum(-A / np.maximum(B, np.finfo(float).tiny), 0)
-    unit = np.abs(A).max() / np.diag(B).max()  # natural size of X
-    a, b = A / np.abs(A).max(), B / np.diag(B).max()
+        return -A / np.maximum(B, np.finfo(float).tiny)
+    scale, size = np.abs(A).max(), np.diag(B).max()
+    a, b = A / scale, B / size
+
+    def slope(X: np.ndarray) -> np.ndarray:
+        bx = (b @ X.reshape(-1)).reshape(k, k)
+        return a + (bx + bx.T) / 2
 
     def value(y: np.ndarray) -> tuple[float, np.ndarray]:
         Y = y.reshape(k, k)
         X = Y @ Y.T
-        bx = (b @ X.reshape(-1)).reshape(k, k)
-        return (X * (a + bx / 2)).sum(), (2 * (a + (bx + bx.T) / 2) @ Y).reshape(-1)
+        Z = slope(X)
+        return (X * (a + Z)).sum() / 2, (2 * Z @ Y).reshape(-1)
 
-    options = {"maxiter": 1000, "ftol": 1e-15, "gtol": 1e-9, "maxcor": 20}
-    start = np.eye(k).reshape(-1)
-    Y = minimize(value, start, jac=True, method="L-BFGS-B", options=options).x
-    Y = Y.reshape(k, k)
-    return unit * (Y @ Y.T)
+    options = {"maxiter": 1000, "ftol": 1e-15, "gtol": 1e-8, "maxcor": 20}
+    Y = np.eye(k)
+    for _ in range(2 * k):
+        Y = minimize(value, Y.reshape(-1), jac=True, method="L-BFGS-B", options=options).x
+        Y = Y.reshape(k, k)
+        low, directions = np.linalg.eigh(slope(Y @ Y.T))
+        if low[0] > -1e-6:
+            break
+        u = directions[:, 0]  # a saddle: Y has lost u; the best X + t u u^T gives it back
+        uu = np.outer(u, u).reshape(-1)
+        t = -low[0] / max(uu @ b @ uu, 1e-9)
+        Y = Y + t**0.5 * np.outer(u, np.linalg.svd(Y)[2][-1])
+    return scale / size * (Y @ Y.T)
 
 
 def _measure(tracker: Curvature, point: Point, critical: float) -> None:

@@ -70,7 +70,7 @@ class Sharpness:
     WEIGHTS = {"iterate": (0, 1, 0), "midpoint": (0, 2, 2), "average": (1, 2, 1)}
 
     def __init__(
-        self, every: int = 10, k: int = 1, at: str = "iterate", tolerance: float = 3e-3
+        self, every: int = 10, k: int = 1, at: str = "iterate", tolerance: float = 1.5e-3
     ):
         if at not in self.WEIGHTS:
             raise ValueError(f"unknown place {at!r}; choose one of {[*self.WEIGHTS]}")

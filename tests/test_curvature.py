@@ -202,9 +202,6 @@ def test_a_warm_start_needs_fewer_products(k):
     assert warm < cold and warm < again
 
 
-# BUG in common/curvature.py for k = 1: up to 8 % below the true sharpness after a crossing.
-# The residual of a vector with a share c of the new direction is c x (gap), so it passes
-# as converged until the gap is tolerance / c; c is about 0.1 or less.
 @pytest.mark.parametrize("k", [1, 2])
 @pytest.mark.parametrize("begin, end, steps", [(0, 1, 10), (0, 1, 100), (0.45, 0.6, 150)])
 @pytest.mark.parametrize("below", [0.0, 0.8])
@@ -269,7 +266,6 @@ def test_an_operator_that_is_not_finite_gives_nan(bad, k):
     assert_nothing(solve(H, k), k)
 
 
-# BUG in common/curvature.py for k = 1: a finite product gives inf, with residual NaN.
 @pytest.mark.parametrize("k", [1, 2])
 def test_a_product_that_overflows_gives_nan(k):
     # each product is finite in float32, the curvature v^T H v is not: 3e38 x sqrt(20)

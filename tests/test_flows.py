@@ -158,8 +158,6 @@ def test_complementarity_of_numbers(a, b):
     assert X[0, 0] == pytest.approx(max(0.0, -a / b), rel=1e-12, abs=0)
 
 
-# BUG in common/flows.py: L-BFGS over the factor can stop where Y has lost a direction that
-# Z wants back (a saddle: X_11 = 1e-14 instead of 0.4).
 @pytest.mark.parametrize("k", [2, 3])
 @pytest.mark.parametrize("first", np.linspace(-1, 0.2, 13).round(1).tolist())
 def test_complementarity_of_decoupled_numbers(first, k):
@@ -170,7 +168,6 @@ def test_complementarity_of_decoupled_numbers(first, k):
     np.testing.assert_allclose(X.diagonal(), np.maximum(-a / b, 0), rtol=0, atol=1e-5)
 
 
-# BUG in common/flows.py: 0 / 0 in the scaling; harmless here, NaN in the next test.
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("k", [1, 2, 3])
 def test_complementarity_when_nothing_drives(k):
@@ -179,8 +176,6 @@ def test_complementarity_when_nothing_drives(k):
     np.testing.assert_allclose(X, np.zeros((k, k)), rtol=0, atol=1e-12)
 
 
-# BUG in common/flows.py: complementarity() is NaN for B = 0 (a quadratic has no curvature
-# gradients), although X = 0 solves it.
 @pytest.mark.parametrize("k", [1, 2])
 def test_complementarity_when_nothing_holds(k):
     X = complementarity(np.eye(k), np.zeros((k * k, k * k)))
@@ -190,7 +185,6 @@ def test_complementarity_when_nothing_holds(k):
 # ---------------------------------------------------------------- central flow
 
 
-# BUG in common/flows.py, as above: two critical eigenvalues of a quadratic give NaN.
 @pytest.mark.parametrize("curvatures", [(19.0, 1.0), (19.0, 18.5, 1.0)])
 def test_the_central_flow_is_gradient_flow_on_a_quadratic_below_the_edge(curvatures):
     curvatures = vector(*curvatures)
@@ -238,8 +232,6 @@ def test_the_central_flow_holds_the_sharpness_at_the_edge(c, stride):
     torch.testing.assert_close(state.force, expected, rtol=0.02, atol=1e-6)
 
 
-# BUG in common/flows.py, complementarity(): c = (1.0, 0.3) fails while L-BFGS can stop at
-# a saddle (see test_complementarity_of_decoupled_numbers); the sharpness then runs away.
 @pytest.mark.parametrize("c", [(0.5, 0.5), (1.0, 0.3)])
 def test_two_critical_directions(c):
     objective, w = toy(*c), vector(3.9, 3.7, 0, 0)
