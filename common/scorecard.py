@@ -47,13 +47,14 @@ def _table(name: str, results: dict[str, list[dict[str, str]]]) -> str:
         for row in rows:
             by_id.setdefault(row["id"], {})[profile] = row
     first = next(iter(results))
-    head = ["id", "claim", *results, f"measured ({first}): median [low, high]"]
+    head = ["id", "claim", *results, f"headline check ({first}): median [low, high]"]
     lines = [[*head, "control"], ["---"] * (len(head) + 1)]
     for key, rows in by_id.items():
         row = next(iter(rows.values()))
         verdicts = [rows[p]["verdict"] if p in rows else "" for p in results]
         seeds = f"{row['seeds']} seed{'s' * (row['seeds'] != '1')}"
-        measured = f"{row['measured']} [{row['low']}, {row['high']}], {seeds}"
+        headline = row["criterion"].split(";")[0]
+        measured = f"{headline}: {row['measured']} [{row['low']}, {row['high']}], {seeds}"
         lines.append([key, row["claim"], *verdicts, measured, row["control"]])
     cells = [[str(cell).replace("|", "\\|") for cell in line] for line in lines]
     body = "\n".join(f"| {' | '.join(line)} |" for line in cells)

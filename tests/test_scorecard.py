@@ -38,17 +38,17 @@ def test_the_scorecard_groups_by_notebook_and_counts_by_profile(tmp_path):
         "",
         "**[01_a](notebooks/01_a.ipynb)**",
         "",
-        "| id | claim | quick | big | measured (quick): median [low, high] | control |",
+        "| id | claim | quick | big | headline check (quick): median [low, high] | control |",
         "| --- | --- | --- | --- | --- | --- |",
-        "| 1.1 | S \\| 1 | reproduced | reproduced | 1.05 [1.01, 1.1], 3 seeds "
+        "| 1.1 | S \\| 1 | reproduced | reproduced | k: 1.05 [1.01, 1.1], 3 seeds "
         "| rejected |",
-        "| 1.2 | S \\| 2 | partly |  | 1.05 [1.01, 1.1], 3 seeds | rejected |",
+        "| 1.2 | S \\| 2 | partly |  | k: 1.05 [1.01, 1.1], 3 seeds | rejected |",
         "",
         "**[02_b](notebooks/02_b.ipynb)**",
         "",
-        "| id | claim | quick | measured (quick): median [low, high] | control |",
+        "| id | claim | quick | headline check (quick): median [low, high] | control |",
         "| --- | --- | --- | --- | --- |",
-        "| 2.1 | S \\| 1 | not reproduced | 1.05 [1.01, 1.1], 3 seeds | none |",
+        "| 2.1 | S \\| 1 | not reproduced | k: 1.05 [1.01, 1.1], 3 seeds | none |",
     ]
 
 
