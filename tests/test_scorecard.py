@@ -38,7 +38,8 @@ def test_the_scorecard_groups_by_notebook_and_counts_by_profile(tmp_path):
         "",
         "**[01_a](notebooks/01_a.ipynb)**",
         "",
-        "| id | claim | quick | big | headline check (quick): median [low, high] | control |",
+        "| id | claim | quick | big | headline check (quick): median [low, high] | "
+        "control |",
         "| --- | --- | --- | --- | --- | --- |",
         "| 1.1 | S \\| 1 | reproduced | reproduced | k: 1.05 [1.01, 1.1], 3 seeds "
         "| rejected |",
