@@ -243,7 +243,9 @@ def test_paths_of_machines_are_recognised(text):
     assert MACHINE_PATH.search(text)
 
 
-@pytest.mark.parametrize("text", ["d/" "tmp/x", "https://a.org/home/x", "2/eta", "E: \\x"])
+@pytest.mark.parametrize(
+    "text", [f"d/{'tmp'}/x", "https://a.org/home/x", "2/eta", "E: \\x"]
+)
 def test_other_slashes_are_not(text):
     assert not MACHINE_PATH.search(text)
 
