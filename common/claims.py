@@ -8,6 +8,7 @@ must reproduce (verdicts and bands); `Claims.table` holds the numbers.
 
 import math
 import os
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -226,11 +227,11 @@ class Claims:
             if claim.verdict == "reproduced":
                 share = f"all {len(claim.seeds)} seeds"
             print(f"{claim.id}  {claim.verdict.upper()} ({share}; {_control(claim)})")
-            print(f"     {claim.claim} [{claim.source}]")
+            print(_wrapped(f"{claim.claim} [{claim.source}]", "     "))
             for check in claim.checks:
-                print(f"     - {check.criterion}")
+                print(_wrapped(check.criterion, "     - "))
             if claim.note:
-                print(f"     ! {claim.note}")
+                print(_wrapped(claim.note, "     ! "))
 
     def save(self) -> None:
         """Write claims.csv (a row per claim) and checks.csv (per check and seed)."""
@@ -269,6 +270,10 @@ class Claims:
         ]
         if wrong:
             raise AssertionError("; ".join(wrong))
+
+
+def _wrapped(text: str, start: str) -> str:
+    return textwrap.fill(text, 96, initial_indent=start, subsequent_indent=" " * len(start))
 
 
 def _control(claim: Claim) -> str:
