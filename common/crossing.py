@@ -98,8 +98,8 @@ def run_crossing(
 
     Returns:
         One row per step with the columns of `CloseUp`, `loss`, `mss`, `step`, and `phase`:
-        "before" (a single row) or "crossing". Empty but for the first row if the edge was
-        not reached.
+        "before" (a single row) or "crossing". Without "crossing" rows if the edge was not
+        reached.
     """
     start = process_time()
     objective, w = problem.build(seed)
@@ -136,8 +136,8 @@ def burst(table: pd.DataFrame) -> dict[str, float]:
         sign changes while it grows), `fall` (steps from the peak until S < 2/eta, inf if
         not seen), `cosine_crossing`, `cosine_peak` (largest within 6 steps of the peak),
         `cosine_before`, `cosine_random` (largest in size), `bulk_growth` and
-        `bulk_predicted` (the same for the bulk direction), `loss_rise` (largest loss over
-        the loss at the crossing).
+        `bulk_predicted` (the same for the bulk direction), `loss_rise` (largest loss
+        until 25 steps after the peak, over the lowest loss since the crossing before it).
 
     Raises:
         ValueError: If the table holds no close-up: the edge was not reached.
@@ -153,6 +153,7 @@ def burst(table: pd.DataFrame) -> dict[str, float]:
     fallen = np.flatnonzero(sharpness[top:] < seen.mss[0])
     before = table[table.phase == "before"].cosine
     log_size = np.log(seen.projection.abs())
+    loss = seen.loss[: top + 26]
     return {
         "crossing": seen.step[0],
         "peak": seen.step[top],
@@ -166,7 +167,7 @@ def burst(table: pd.DataFrame) -> dict[str, float]:
         "cosine_random": seen.cosine_random.abs().max(),
         "bulk_growth": bulk[end] - bulk[start],
         "bulk_predicted": (end - start) * np.log(abs(1 - eta * seen.bulk_sharpness[0])),
-        "loss_rise": seen.loss.max() / seen.loss[0],
+        "loss_rise": (loss / loss.cummin()).max(),
     }
 
 

@@ -6,10 +6,12 @@ step t of the other.
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.polynomial import Chebyshev
 from scipy.optimize import minimize
 from torch import Tensor
 
@@ -17,7 +19,9 @@ from common.curvature import Curvature
 from common.objective import Objective, Point
 from common.optimizers import check_eta
 
-REACH = 2.5  # Runge-Kutta step * sharpness; the scheme is stable up to 2.78
+REACH = 20.0  # largest Runge-Kutta step * sharpness
+MARGIN = 1.2  # the sharpness may have grown by this since it was measured
+COARSE = 1e-2  # residual of the eigenpair that only sets the number of stages
 FAR = 0.5  # below this share of the threshold the eigenvalues are measured less often
 PATIENCE = 5  # steps between measurements there
 
@@ -44,14 +48,14 @@ class FlowState(NamedTuple):
 
 @dataclass(frozen=True)
 class GradientFlow:
-    """Gradient flow dw/dt = -grad L(w), by Runge-Kutta 4 with steps of reach / sharpness.
+    """Gradient flow dw/dt = -grad L(w), by a stabilised Runge-Kutta scheme.
 
     Args:
         eta: Time per step of the training loop.
-        reach: Runge-Kutta step * sharpness, below the stability limit 2.78.
+        reach: Largest Runge-Kutta step * sharpness; small where the gradient has kinks.
 
     Raises:
-        ValueError: If eta <= 0 or reach lies outside (0, 2.78).
+        ValueError: If eta <= 0 or reach <= 0.
     """
 
     eta: float
@@ -59,12 +63,12 @@ class GradientFlow:
 
     def __post_init__(self):
         check_eta(self.eta)
-        if not 0 < self.reach < 2.78:
-            raise ValueError(f"reach must lie in (0, 2.78), not {self.reach}")
+        if not self.reach > 0:
+            raise ValueError(f"reach must be positive, not {self.reach}")
 
     def init(self, w: Tensor) -> FlowState:
         """The state before the first step."""
-        return FlowState(Curvature(k=1, tolerance=1e-2))
+        return FlowState(Curvature(k=1, tolerance=COARSE))
 
     def step(self, point: Point, state: FlowState) -> tuple[Tensor, FlowState]:
         """Advance by the time eta."""
@@ -228,18 +232,54 @@ def _advance(
     force: Tensor | float = 0.0,
     reach: float = REACH,
 ) -> Tensor:
-    """dw/dt = -(grad L(w) + force) over a time, by Runge-Kutta 4."""
+    """dw/dt = -(grad L(w) + force) over a time, by Runge-Kutta-Chebyshev."""
     objective, w, slope = point.objective, point.w, point.gradient
-    steps = time * sharpness / reach
-    count = max(1, int(np.ceil(steps))) if np.isfinite(steps) else 1
-    h = time / count
+    stiffness = time * sharpness if np.isfinite(sharpness) else 0.0
+    count = max(1, int(np.ceil(stiffness / reach)))
+    h, z = time / count, MARGIN * stiffness / count
+    scheme = chebyshev(max(2, int(np.ceil((z / 0.65 + 1) ** 0.5))))
     for index in range(count):
-        k1 = slope if index == 0 else _gradient(objective, w)
-        k2 = _gradient(objective, w - h / 2 * (k1 + force))
-        k3 = _gradient(objective, w - h / 2 * (k2 + force))
-        k4 = _gradient(objective, w - h * (k3 + force))
-        w = w - h * ((k1 + 2 * k2 + 2 * k3 + k4) / 6 + force)
+        first = (slope if index == 0 else _gradient(objective, w)) + force
+        start = older = w
+        w = w - scheme[0][2] * h * first
+        for mu, nu, step, correction in scheme[1:]:
+            slope_here = _gradient(objective, w) + force
+            newer = (1 - mu - nu) * start + mu * w + nu * older
+            older, w = w, newer - h * (step * slope_here + correction * first)
     return w
+
+
+@lru_cache
+def chebyshev(s: int) -> list[tuple[float, float, float, float]]:
+    """Coefficients of the second-order Runge-Kutta-Chebyshev scheme of s stages.
+
+    It is stable up to step * sharpness = 0.65 (s^2 - 1), where classical schemes reach
+    about s / 1.4, and damps the stiff directions (Sommeijer, Shampine, Verwer, J. Comput.
+    Appl. Math. 88, 1998, with their damping 2/13).
+
+    Args:
+        s: Number of stages, at least 2.
+
+    Returns:
+        For each stage (mu, nu, weight of the slope here, weight of the first slope).
+
+    Example:
+        >>> [round(float(c), 3) for c in chebyshev(2)[1]]
+        [2.077, -1.0, 2.077, -1.577]
+    """
+    x = 1 + 2 / 13 / s**2
+    T = [Chebyshev.basis(j) for j in range(s + 1)]
+    value = np.array([p(x) for p in T])
+    first = np.array([p.deriv()(x) for p in T])
+    second = np.array([p.deriv(2)(x) for p in T])
+    b = np.append([0.0, 0.0], second[2:] / first[2:] ** 2)
+    b[:2] = b[2]
+    a, scale = 1 - b * value, first[s] / second[s]
+    rows = [(0.0, 0.0, b[1] * scale, 0.0)]
+    for j in range(2, s + 1):
+        step = 2 * scale * b[j] / b[j - 1]
+        rows.append((2 * x * b[j] / b[j - 1], -b[j] / b[j - 2], step, -a[j - 1] * step))
+    return rows
 
 
 def _gradient(objective: Objective, w: Tensor) -> Tensor:
