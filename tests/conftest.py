@@ -1,7 +1,8 @@
-"""For all tests: figures are drawn without a window, notebooks are small."""
+"""For all tests: figures without a window, small notebooks, sources that may be changed."""
 
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 os.environ["MPLBACKEND"] = "agg"  # unit tests only; common.reproduce drops it again
@@ -9,6 +10,8 @@ os.environ["MPLBACKEND"] = "agg"  # unit tests only; common.reproduce drops it a
 import nbformat  # noqa: E402
 import pytest  # noqa: E402
 from nbformat.v4 import new_code_cell, new_notebook  # noqa: E402
+
+from common import digest  # noqa: E402
 
 Cell = tuple[str, str]  # source, tag
 
@@ -28,3 +31,20 @@ def write_notebook() -> Callable[[Path, list[Cell]], Path]:
         return path
 
     return write
+
+
+@pytest.fixture
+def change_module(tmp_path, monkeypatch) -> Iterator[Callable[[str], None]]:
+    """A function that changes a module in a copy of `common`, which the digest reads."""
+    package = tmp_path / "copy" / "common"
+    shutil.copytree(digest.ROOT / "common", package)
+    monkeypatch.setattr(digest, "ROOT", tmp_path / "copy")
+    digest._package_digest.cache_clear()
+
+    def change(name: str) -> None:
+        with (package / f"{name}.py").open("a") as file:
+            file.write("# changed\n")
+        digest._package_digest.cache_clear()
+
+    yield change
+    digest._package_digest.cache_clear()

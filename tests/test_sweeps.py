@@ -1,9 +1,7 @@
 """Sweeps: the same tables as direct calls, nothing twice, and never a stale result."""
 
-import functools
 import importlib
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -13,12 +11,9 @@ from pathlib import Path
 import joblib
 import pandas as pd
 import pytest
-import torch
 from pandas.testing import assert_frame_equal
 
-from common import digest, sweeps
-from common.digest import source_digest
-from common.objective import Problem
+from common import sweeps
 from common.sweeps import default_jobs, sweep
 
 PATIENCE = 60  # seconds until a subprocess counts as stuck; it needs about 5
@@ -60,21 +55,6 @@ def log(tmp_path) -> Path:
 @pytest.fixture
 def cache(tmp_path) -> Path:
     return tmp_path / "cache"
-
-
-@pytest.fixture
-def package(tmp_path, monkeypatch):
-    """A copy of the package that may be changed; the digest reads that one."""
-    shutil.copytree(digest.ROOT / "common", tmp_path / "copy" / "common")
-    monkeypatch.setattr(digest, "ROOT", tmp_path / "copy")
-    digest._package_digest.cache_clear()
-    yield tmp_path / "copy" / "common"
-    digest._package_digest.cache_clear()
-
-
-def change(file: Path) -> None:
-    file.write_text(file.read_text() + "# changed\n")
-    digest._package_digest.cache_clear()
 
 
 # The tables
@@ -274,197 +254,21 @@ def test_resumes_after_kill(tmp_path, monkeypatch):
     assert len(stored(tmp_path)) == 8
 
 
-# The digest: what makes an old result invalid
-
-COMPUTING = sorted(
-    path.stem
-    for path in (digest.ROOT / "common").glob("*.py")
-    if path.stem not in ("claims", "figures", "reproduce", "scorecard")
-)
-
-
-@pytest.mark.parametrize("module", COMPUTING)
-def test_digest_sees_a_computing_module(package, module):
-    before = source_digest()
-    change(package / f"{module}.py")
-    assert source_digest() != before
-
-
-@pytest.mark.parametrize("module", ["claims", "figures", "reproduce", "scorecard"])
-def test_digest_ignores_presentation(package, module):
-    before = source_digest()
-    change(package / f"{module}.py")
-    assert source_digest() == before
-
-
-def test_digest_sees_a_new_module(package):
-    before = source_digest()
-    (package / "more.py").touch()
-    digest._package_digest.cache_clear()
-    assert source_digest() != before
-
-
-def test_digest_sees_torch_and_threads(package, monkeypatch):
-    before = source_digest()
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 99)
-    digest._package_digest.cache_clear()
-    assert source_digest() != before
+# What makes an old result invalid
 
 
 @pytest.mark.parametrize("own_folder", [False, True], ids=["default", "folder"])
-def test_changed_package_runs_again(package, log, tmp_path, monkeypatch, own_folder):
+def test_changed_package_runs_again(change_module, log, tmp_path, monkeypatch, own_folder):
     # "folder" fails as long as `sweep` leaves the digest out of a folder that was given.
     monkeypatch.setattr(sweeps, "BUILD", tmp_path / "build")
     keywords = {"jobs": 1} | ({"folder": tmp_path / "mine"} if own_folder else {})
     sweep(square, {0: {"x": 1.0, "log": log}}, **keywords)
-    change(package / "claims.py")
+    change_module("claims")
     sweep(square, {0: {"x": 1.0, "log": log}}, **keywords)
     assert executed(log) == ["1.0"]
-    change(package / "training.py")
+    change_module("training")
     sweep(square, {0: {"x": 1.0, "log": log}}, **keywords)
     assert executed(log) == ["1.0", "1.0"]
-
-
-def define(source: str):
-    """`thing` after a notebook cell was run."""
-    space = {"__name__": "__main__", "functools": functools}
-    exec("from dataclasses import dataclass\n" + source, space)
-    return space["thing"]
-
-
-CLASS = "class C:\n    {}\n    def f(self): return {}\n"
-CHANGES = {
-    "function": ("def thing(): return 1", "def thing(): return 2"),
-    "name": ("def thing(x): return x.sin()", "def thing(x): return x.cos()"),
-    "inner": (
-        "def thing(): return [i + 1 for i in 'a']",
-        "def thing(): return [i + 2 for i in 'a']",
-    ),
-    "lambda": ("thing = lambda: 1", "thing = lambda: 2"),
-    "default": ("def thing(x=1): return x", "def thing(x=2): return x"),
-    "keyword default": ("def thing(*, x=1): return x", "def thing(*, x=2): return x"),
-    "helper": tuple(
-        f"def helper(): return {i}\ndef thing(): return helper()" for i in (1, 2)
-    ),
-    "helper of a helper": tuple(
-        f"def a(): return {i}\ndef b(): return a()\ndef thing(): return b()" for i in (1, 2)
-    ),
-    "helper in an inner function": tuple(
-        f"def a(): return {i}\ndef thing(): return (lambda: a())()" for i in (1, 2)
-    ),
-    "global": tuple(f"A = {i}\ndef thing(): return A" for i in (1, 2)),
-    "closure": tuple(f"def make(a): return lambda: a\nthing = make({i})" for i in (1, 2)),
-    "closure over a function": tuple(
-        f"def make(a): return lambda: a()\nthing = make(lambda: {i})" for i in (1, 2)
-    ),
-    "partial": tuple(
-        f"def f(x): return {i}\nthing = functools.partial(f, 1)" for i in (1, 2)
-    ),
-    "wrapped": tuple(f"@functools.cache\ndef thing(): return {i}\n" for i in (1, 2)),
-    "class": tuple(CLASS.format("", i) + "thing = C" for i in (1, 2)),
-    "instance": tuple(CLASS.format("", i) + "thing = C()" for i in (1, 2)),
-    "method": tuple(CLASS.format("", i) + "thing = C().f" for i in (1, 2)),
-    "attribute": tuple(CLASS.format(f"A = {i}", 0) + "thing = C()" for i in (1, 2)),
-    "property": tuple(CLASS.format("@property", i) + "thing = C()" for i in (1, 2)),
-    "class method": tuple(CLASS.format("@classmethod", i) + "thing = C" for i in (1, 2)),
-    "static method": tuple(CLASS.format("@staticmethod", i) + "thing = C" for i in (1, 2)),
-    "base class": tuple(
-        CLASS.format("", i) + "class D(C): pass\nthing = D()" for i in (1, 2)
-    ),
-    "dataclass": tuple(
-        f"@dataclass(frozen=True)\nclass C:\n    eta: float\n    def f(self): return {i}\n"
-        "thing = C(1.0)"
-        for i in (1, 2)
-    ),
-    "slots": tuple(
-        "@dataclass(frozen=True, slots=True)\nclass C:\n    eta: float\n"
-        f"    def f(self): return {i}\nthing = C(1.0)"
-        for i in (1, 2)
-    ),
-    "helper of a method": tuple(
-        f"def a(): return {i}\n" + CLASS.format("", "a()") + "thing = C()" for i in (1, 2)
-    ),
-    "in a list": tuple(f"thing = [1, (lambda: {i},)]" for i in (1, 2)),
-    "in a dictionary": tuple(f"thing = {{'a': {{'b': lambda: {i}}}}}" for i in (1, 2)),
-    "in an object": tuple(
-        f"class C: pass\nthing = C()\nthing.f = lambda: {i}" for i in (1, 2)
-    ),
-}
-
-
-@pytest.mark.parametrize("before, after", CHANGES.values(), ids=CHANGES)
-def test_digest_sees_code_in_a_configuration(before, after):
-    # Helpers, globals, closures, defaults, wrappers and base classes fail as long as
-    # `_code` looks only at a function's own code object.
-    assert source_digest(define(before)) != source_digest(define(after))
-    assert source_digest(define(before)) == source_digest(define(before))
-
-
-def test_digest_sees_code_in_a_problem():
-    problems = [Problem(data=define(f"thing = lambda: {i}")) for i in (1, 2)]
-    assert source_digest(problems[0]) != source_digest(problems[1])
-
-
-def test_digest_of_recursive_code():
-    source = "def thing(n): return n and thing(n - {})"
-    assert source_digest(define(source.format(1))) != source_digest(
-        define(source.format(2))
-    )
-
-
-def test_digest_of_a_loop_of_objects():
-    # RecursionError as long as `_foreign_code` does not remember what it has seen.
-    thing = define(
-        "class C: pass\nthing = C()\nthing.other = C()\nthing.other.back = thing"
-    )
-    assert len(source_digest(thing)) == 16
-
-
-FOREIGN = """\
-from dataclasses import dataclass, field
-from common.digest import source_digest
-
-@dataclass(frozen=True)
-class Rule:
-    eta: float
-    options: dict = field(default_factory=dict)
-
-class Model:
-    @property
-    def a(self): return 1
-    @classmethod
-    def b(cls): return 1
-    @staticmethod
-    def c(): return 1
-
-def member(x): return x in {"alpha", "beta", "gamma", "delta"}
-
-def member_default(x, choices=frozenset({"alpha", "beta", "gamma", "delta"})):
-    return x in choices
-
-for thing in (Rule(1.0), Model(), member, member_default, lambda: Rule):
-    print(source_digest(thing))
-"""
-
-
-def test_digest_is_the_same_in_another_process(tmp_path):
-    # Fails as long as addresses ("<... object at 0x...>") or sets of strings are printed
-    # into it: a notebook's own rules would then be run again in every session.
-    script = tmp_path / "foreign.py"
-    script.write_text(FOREIGN)
-    runs = [
-        subprocess.Popen(
-            [sys.executable, script],
-            env=os.environ | {"PYTHONHASHSEED": seed},
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for seed in ("1", "2")
-    ]
-    first, second = (run.communicate(timeout=PATIENCE)[0].split() for run in runs)
-    assert len(set(first)) == 5
-    names = ("dataclass", "descriptors", "set", "default", "lambda")
-    assert [n for n, a, b in zip(names, first, second, strict=True) if a != b] == []
 
 
 @pytest.mark.parametrize("level", ["rule", "helper"])
