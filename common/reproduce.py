@@ -28,7 +28,7 @@ from joblib import cpu_count
 from tqdm import tqdm
 
 from common import BUILD, ROOT, scorecard
-from common.scorecard import QUICK, in_words, profiles
+from common.scorecard import QUICK, in_words, outcome, profiles
 
 CUSTOM = "custom"
 METADATA = {
@@ -245,7 +245,7 @@ def run(job: Job, workers: int, position: int = 0) -> Outcome:
     # the clock of the file system ticks every few milliseconds
     fresh = claims.exists() and claims.stat().st_mtime > start - 0.05
     rows = scorecard.read_claims(claims) if fresh else []
-    verdicts = Counter(row["verdict"] for row in rows)
+    verdicts = Counter(outcome(row) for row in rows)
     if not problem and not fresh:
         problem = "no claims written"
     wall = time.time() - start

@@ -11,6 +11,8 @@ from common import ROOT
 from common.claims import VERDICTS
 
 QUICK = "quick"
+UNREJECTED = "not rejected"  # as `common.claims` writes it
+SHOWS_NOTHING = "control not rejected"
 BEGIN, END = "<!-- scorecard:begin -->", "<!-- scorecard:end -->"
 
 
@@ -29,13 +31,22 @@ def read_claims(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def outcome(row: dict[str, str]) -> str:
+    """The verdict of a claim; a check that its control passes too shows nothing.
+
+    >>> outcome({"verdict": "reproduced", "control": "not rejected"})
+    'control not rejected'
+    """
+    return SHOWS_NOTHING if row["control"] == UNREJECTED else row["verdict"]
+
+
 def in_words(verdicts: Counter[str]) -> str:
     """Put verdicts in words.
 
     >>> in_words(Counter({"partly": 1, "reproduced": 8}))
     '9 claims: 8 reproduced, 1 partly'
     """
-    parts = [f"{verdicts[v]} {v}" for v in VERDICTS if verdicts[v]]
+    parts = [f"{verdicts[v]} {v}" for v in (*VERDICTS, SHOWS_NOTHING) if verdicts[v]]
     total = verdicts.total()
     return f"{total} claim{'s' * (total != 1)}: {', '.join(parts) or 'none'}"
 
@@ -51,7 +62,7 @@ def _table(name: str, results: dict[str, list[dict[str, str]]]) -> str:
     lines = [[*head, "control"], ["---"] * (len(head) + 1)]
     for key, rows in by_id.items():
         row = next(iter(rows.values()))
-        verdicts = [rows[p]["verdict"] if p in rows else "" for p in results]
+        verdicts = [outcome(rows[p]) if p in rows else "" for p in results]
         seeds = f"{row['seeds']} seed{'s' * (row['seeds'] != '1')}"
         headline = row["criterion"].split(";")[0]
         measured = f"{headline}: {row['measured']} [{row['low']}, {row['high']}], {seeds}"
@@ -73,7 +84,7 @@ def scorecard(root: Path = ROOT) -> str:
             rows = read_claims(path)
             results.setdefault(path.parent.name, {})[profile] = rows
             total = totals.setdefault(profile, Counter())
-            total.update(row["verdict"] for row in rows)
+            total.update(outcome(row) for row in rows)
     if not results:
         return "No claims yet: `make figures` writes them."
     summary = "; ".join(f"{profile}: {in_words(n)}" for profile, n in totals.items())

@@ -53,6 +53,13 @@ def test_the_scorecard_groups_by_notebook_and_counts_by_profile(tmp_path):
     ]
 
 
+def test_a_control_that_is_not_rejected_is_not_a_reproduction(tmp_path):
+    write_claims(tmp_path, "quick", "01_a", ["reproduced"], control="not rejected")
+    lines = scorecard(tmp_path).splitlines()
+    assert lines[0] == "**quick: 1 claim: 1 control not rejected**"
+    assert "| control not rejected |" in lines[-1] and "reproduced" not in lines[-1]
+
+
 @pytest.mark.parametrize("text", ["", BEGIN, END, f"{END}\n{BEGIN}"])
 def test_a_readme_without_markers_is_an_error(tmp_path, text):
     (tmp_path / "README.md").write_text(text)
