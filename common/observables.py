@@ -1,7 +1,8 @@
 """Numbers read off a training table: crossings, hovering, rises, collapse.
 
 Each takes a table of `common.training.run` (columns `step`, `time`, `loss`, `mss`, and a
-column of sharpnesses that is NaN where it was not measured).
+column of sharpnesses that is NaN where it was not measured), the last two one of
+`common.training.run_together` (columns `step`, `name`, ...).
 """
 
 import numpy as np
@@ -54,6 +55,23 @@ def rises(table: pd.DataFrame, start: float = 0, end: float = np.inf) -> tuple[i
     return int((change[inside] > 0).sum()), int(inside.sum())
 
 
+def rise_share(table: pd.DataFrame, column: str = "sharpness") -> float:
+    """Share of the steps from the crossing on that raise the loss; NaN without any."""
+    up, steps = rises(table, crossing(table, column))
+    return up / steps if steps else np.nan
+
+
+def rises_before(table: pd.DataFrame, column: str = "sharpness") -> int:
+    """Number of steps before the crossing (of all, without one) that raise the loss."""
+    return rises(table, 0, np.nan_to_num(crossing(table, column), nan=np.inf))[0]
+
+
+def fall(table: pd.DataFrame, column: str = "sharpness") -> float:
+    """loss(end) / loss(crossing); NaN without a crossing."""
+    after = table.loss[table.step >= crossing(table, column)]
+    return after.iloc[-1] / after.iloc[0] if len(after) else np.nan
+
+
 def sharpening(
     table: pd.DataFrame, intervals: int, column: str = "sharpness"
 ) -> tuple[float, float]:
@@ -83,3 +101,19 @@ def collapse(table: pd.DataFrame, reference: pd.DataFrame, by: str, until: float
     rows = rows[(rows.step < until) & (rows[by] <= other[by].max())]
     expected = np.interp(rows[by], other[by], other.sharpness)
     return float((rows.sharpness / expected - 1).abs().max())
+
+
+def side_by_side(table: pd.DataFrame, column: str) -> pd.DataFrame:
+    """One column of a table of `run_together`: a row per measured step, a column per name.
+
+    Example:
+        >>> rows = {"step": [0, 0, 1, 1], "name": ["gd", "flow"] * 2, "loss": [2, 2, 1, 0]}
+        >>> side_by_side(pd.DataFrame(rows), "loss").gd.tolist()
+        [2, 1]
+    """
+    return table.pivot(index="step", columns="name", values=column).dropna()
+
+
+def averaged(series: pd.Series, window: int = 51) -> pd.Series:
+    """Centred running mean over an odd number of steps; NaN near the ends."""
+    return series.rolling(window, center=True).mean()

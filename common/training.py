@@ -210,34 +210,44 @@ def run_together(
     seed: int,
     steps: int,
     every: int = 10,
+    start: int = 0,
 ) -> pd.DataFrame:
-    """Run several optimizers or flows side by side from the same initial parameters.
+    """Run several optimizers or flows side by side from the same parameters.
 
     Args:
         problem: Data, model and loss.
         optimizers: The rules by name; step t of each stands for the same training time.
         references: Names to which the distance of all others is measured.
         seed: Seed of the initialisation.
-        steps: Number of steps.
+        steps: Number of steps from the initialisation.
         every: Steps between measurements of sharpness and distances.
+        start: Steps of the first optimizer after which all set off. Past the initial
+            transient distances no longer carry its discretisation error.
 
     Returns:
         One row per step and name: `step`, `name`, `loss`, `predicted_loss` (the loss plus
         what the oscillation adds on average, for a central flow), and every `every` steps
-        `sharpness`, `displacement` (distance from w_0) and `distance_to_<reference>`, all
-        Euclidean in weight space. The last row holds `cpu_seconds`.
+        `sharpness`, `displacement` (distance from where all set off) and
+        `distance_to_<reference>`, all Euclidean in weight space. Steps count from the
+        initialisation. The last row holds `cpu_seconds`.
 
     Raises:
-        ValueError: If a reference is not among the optimizers.
+        ValueError: If a reference is not among the optimizers, or not 0 <= start < steps.
     """
     for name in references:
         if name not in optimizers:
             raise ValueError(f"unknown reference {name!r}; choose from {[*optimizers]}")
-    start, rows = process_time(), []
+    if not 0 <= start < steps:
+        raise ValueError(f"start must be at least 0 and below steps, not {start}")
+    began, rows = process_time(), []
     objective, w = problem.build(seed)
+    leader = trajectory(objective, next(iter(optimizers.values())), w)
+    w = next(islice(leader, start, None)).point.w
     probes = {name: Sharpness(every) for name in optimizers}
     paths = [trajectory(objective, rule, w) for rule in optimizers.values()]
-    for index, moment in enumerate(islice(zip(*paths, strict=True), steps + 1)):
+    for index, moment in enumerate(
+        islice(zip(*paths, strict=True), steps + 1 - start), start
+    ):
         at = dict(zip(optimizers, moment, strict=True))
         for name, step in at.items():
             loss = step.point.loss
@@ -252,5 +262,5 @@ def run_together(
                     row[f"distance_to_{other}"] = float(gap.norm())
             rows.append(row)
     table = pd.DataFrame(rows)
-    table.loc[len(table) - 1, "cpu_seconds"] = process_time() - start
+    table.loc[len(table) - 1, "cpu_seconds"] = process_time() - began
     return table

@@ -55,7 +55,33 @@ def forward(w: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     return torch.tanh(x.flatten(1) @ W1.T + b1) @ W2.T + b2
 
 
+class Tied(nn.Module):
+    """One weight matrix, used in two places."""
+
+    def __init__(self):
+        super().__init__()
+        self.encode, self.decode = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.decode.weight = self.encode.weight
+        self.scale = nn.Parameter(torch.ones(3))
+
+    def forward(self, x):
+        return self.decode(self.encode(x.flatten(1)))[:, :3] * self.scale
+
+
 # ---------------------------------------------------------------- values
+
+
+@pytest.mark.parametrize("model", [tiny_net(), Tied()])
+def test_outputs_equal_those_of_functional_call_and_the_model_is_left_alone(model):
+    images = pictures()
+    objective, w = network(model, images, "mse")
+    shift = w + 0.1 * random_columns(len(w), 1)[:, 0]
+    names, tensors = zip(*model.named_parameters(), strict=True)
+    assert sum(p.numel() for p in tensors) == len(w)
+    parts = shift.split([p.numel() for p in tensors])
+    values = {n: v.view_as(p) for n, v, p in zip(names, parts, tensors, strict=True)}
+    expected = torch.func.functional_call(model.double(), values, (images.x,))
+    torch.testing.assert_close(objective.outputs(shift), expected, **EXACT)
 
 
 def test_mse_is_half_the_sum_over_outputs_and_the_mean_over_samples():

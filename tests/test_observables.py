@@ -6,7 +6,19 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from common.observables import collapse, crossing, hover, measured, rises, sharpening
+from common.observables import (
+    averaged,
+    collapse,
+    crossing,
+    fall,
+    hover,
+    measured,
+    rise_share,
+    rises,
+    rises_before,
+    sharpening,
+    side_by_side,
+)
 
 NAN = math.nan
 
@@ -156,3 +168,47 @@ def test_collapse_ends_with_the_reference():
 def test_collapse_without_common_rows():
     late = curve(0.1, 10).assign(time=lambda t: t.time + 50)
     assert math.isnan(collapse(late, curve(0.1, 10), "time", 100))
+
+
+# ------------------------------------------------------------ after the crossing
+
+EDGE = pd.DataFrame(
+    {
+        "step": [0, 1, 2, 3, 4],
+        "loss": [4.0, 5.0, 2.0, 3.0, 1.0],
+        "sharpness": [1.0, 2.0, 11.0, 12.0, 9.0],
+        "mss": 10.0,
+    }
+)
+NEVER = EDGE.assign(mss=20.0)
+
+
+def test_losses_around_the_crossing():
+    assert rises_before(EDGE) == 1  # 4 -> 5
+    assert rise_share(EDGE) == 0.5  # 2 -> 3 of two steps
+    assert fall(EDGE) == 0.5  # 1 / 2
+    other = EDGE.rename(columns={"sharpness": "S"})
+    assert (rises_before(other, "S"), rise_share(other, "S"), fall(other, "S")) == (
+        1,
+        0.5,
+        0.5,
+    )
+
+
+def test_losses_without_a_crossing():
+    assert np.isnan(rise_share(NEVER))
+    assert np.isnan(fall(NEVER))
+    assert rises_before(NEVER) == 2  # every step is before the edge
+
+
+def test_side_by_side_keeps_the_measured_steps():
+    rows = {"step": [0, 0, 1, 1], "name": ["a", "b"] * 2, "S": [1.0, 2.0, np.nan, np.nan]}
+    wide = side_by_side(pd.DataFrame(rows), "S")
+    assert wide.index.tolist() == [0]
+    assert (wide.a[0], wide.b[0]) == (1, 2)
+
+
+def test_averaged():
+    mean = averaged(pd.Series([0.0, 3.0, 6.0, 0.0]), window=3)
+    assert mean[1:3].tolist() == [3, 3]
+    assert mean.isna().tolist() == [True, False, False, True]

@@ -319,6 +319,25 @@ def test_predicted_loss(together):
     assert (flow.predicted_loss == flow.loss + 0.5).all()
 
 
+def test_together_from_a_later_start():
+    rules = {"a": GradientDescent(0.1), "c": GradientDescent(0.05)}
+    table = run_together(PROBLEM, rules, ["a"], seed=0, steps=5, every=2, start=2)
+    assert sorted(set(table.step)) == [2, 3, 4, 5]
+    rows = table.dropna(subset="displacement").set_index(["name", "step"])
+    assert (rows.xs(2, level="step").distance_to_a == 0).all()
+    assert (rows.xs(2, level="step").displacement == 0).all()
+    # both set off from where the first rule alone is after two steps
+    alone = run(PROBLEM, GradientDescent(0.1), seed=0, steps=5).loss
+    assert table[table.name == "a"].loss.tolist() == alone[2:].tolist()
+    assert table.loss[1] == table.loss[0]
+
+
+@pytest.mark.parametrize("start", [-1, 5, 6])
+def test_a_start_outside_the_run(start):
+    with pytest.raises(ValueError, match=f"below steps, not {start}"):
+        run_together(PROBLEM, {"a": GradientDescent(0.1)}, [], 0, steps=5, start=start)
+
+
 def test_unknown_reference():
     with pytest.raises(ValueError, match="unknown reference 'x'.*'a'"):
         run_together(PROBLEM, {"a": GradientDescent(0.1)}, ["x"], seed=0, steps=1)
