@@ -15,7 +15,7 @@ from torch import Tensor
 from common.curvature import Curvature, top_eigenpairs, warm_start
 from common.objective import Point, Problem
 from common.optimizers import Optimizer
-from common.training import Sharpness, Step, train
+from common.training import Sharpness, Step, passes, train
 
 BULK = 8  # which eigenvector stands for the stable bulk
 
@@ -106,7 +106,7 @@ def run_crossing(
     edge = optimizer.max_stable_sharpness(0)
     count, parts = 0, []
     for phase, level, length in (("before", approach, 1), ("crossing", 1.0, window)):
-        until = _passes(level * edge)
+        until = passes(level * edge)
         if steps - count < 1:
             break
         path, w = train(
@@ -182,10 +182,6 @@ def climb(projection: pd.Series) -> tuple[int, int, int]:
     top = int(np.nanargmax(size))
     starts = [np.flatnonzero(size[:top] < share * size[top]) for share in (0.003, 0.3)]
     return *(int(s[-1]) + 1 if len(s) else 0 for s in starts), top
-
-
-def _passes(level: float):
-    return lambda row: row.get("sharpness", 0) > level
 
 
 def _bulk_direction(point: Point) -> tuple[Tensor, float]:

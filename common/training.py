@@ -203,6 +203,11 @@ def _reaches(accuracy: float) -> Callable[[dict], bool]:
     return lambda row: row.get("accuracy", 0) >= accuracy
 
 
+def passes(level: float) -> Callable[[dict], bool]:
+    """For `train`: stop where the measured sharpness is above a level."""
+    return lambda row: row.get("sharpness", 0) > level
+
+
 def run_together(
     problem: Problem,
     optimizers: dict[str, Optimizer],
@@ -210,7 +215,7 @@ def run_together(
     seed: int,
     steps: int,
     every: int = 10,
-    start: int = 0,
+    approach: float = 0.0,
 ) -> pd.DataFrame:
     """Run several optimizers or flows side by side from the same parameters.
 
@@ -221,8 +226,9 @@ def run_together(
         seed: Seed of the initialisation.
         steps: Number of steps from the initialisation.
         every: Steps between measurements of sharpness and distances.
-        start: Steps of the first optimizer after which all set off. Past the initial
-            transient distances no longer carry its discretisation error.
+        approach: All set off from where the first optimizer's sharpness, measured every
+            `every` steps, first passes this share of its threshold (0: from the start).
+            Past the initial transient distances do not carry its discretisation error.
 
     Returns:
         One row per step and name: `step`, `name`, `loss`, `predicted_loss` (the loss plus
@@ -232,17 +238,19 @@ def run_together(
         initialisation. The last row holds `cpu_seconds`.
 
     Raises:
-        ValueError: If a reference is not among the optimizers, or not 0 <= start < steps.
+        ValueError: If a reference is not among the optimizers.
     """
     for name in references:
         if name not in optimizers:
             raise ValueError(f"unknown reference {name!r}; choose from {[*optimizers]}")
-    if not 0 <= start < steps:
-        raise ValueError(f"start must be at least 0 and below steps, not {start}")
     began, rows = process_time(), []
     objective, w = problem.build(seed)
-    leader = trajectory(objective, next(iter(optimizers.values())), w)
-    w = next(islice(leader, start, None)).point.w
+    start = 0
+    if approach > 0:
+        first = next(iter(optimizers.values()))
+        near = passes(approach * first.max_stable_sharpness(0))
+        path, w = train(objective, first, w, steps, [Sharpness(every)], near)
+        start = len(path) - 1
     probes = {name: Sharpness(every) for name in optimizers}
     paths = [trajectory(objective, rule, w) for rule in optimizers.values()]
     for index, moment in enumerate(

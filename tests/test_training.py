@@ -319,23 +319,25 @@ def test_predicted_loss(together):
     assert (flow.predicted_loss == flow.loss + 0.5).all()
 
 
-def test_together_from_a_later_start():
+def test_together_from_near_the_edge():
     rules = {"a": GradientDescent(0.1), "c": GradientDescent(0.05)}
-    table = run_together(PROBLEM, rules, ["a"], seed=0, steps=5, every=2, start=2)
-    assert sorted(set(table.step)) == [2, 3, 4, 5]
-    rows = table.dropna(subset="displacement").set_index(["name", "step"])
-    assert (rows.xs(2, level="step").distance_to_a == 0).all()
-    assert (rows.xs(2, level="step").displacement == 0).all()
-    # both set off from where the first rule alone is after two steps
-    alone = run(PROBLEM, GradientDescent(0.1), seed=0, steps=5).loss
-    assert table[table.name == "a"].loss.tolist() == alone[2:].tolist()
+    alone = run(PROBLEM, GradientDescent(0.1), seed=1, steps=12, every=1)
+    share = 1.04 * alone.sharpness[0] / 20
+    start = alone.step[alone.sharpness > share * 20].min()
+    assert 5 < start < 12
+    table = run_together(PROBLEM, rules, ["a"], 1, steps=12, every=1, approach=share)
+    assert sorted(set(table.step)) == [*range(start, 13)]
+    rows = table.set_index(["name", "step"]).xs(start, level="step")
+    assert (rows.distance_to_a == 0).all()
+    assert (rows.displacement == 0).all()
+    # both set off from where the first rule alone is
+    assert table[table.name == "a"].loss.tolist() == alone.loss[start:].tolist()
     assert table.loss[1] == table.loss[0]
 
 
-@pytest.mark.parametrize("start", [-1, 5, 6])
-def test_a_start_outside_the_run(start):
-    with pytest.raises(ValueError, match=f"below steps, not {start}"):
-        run_together(PROBLEM, {"a": GradientDescent(0.1)}, [], 0, steps=5, start=start)
+def test_together_without_an_approach_in_time():
+    table = run_together(PROBLEM, {"a": GradientDescent(1e-3)}, [], 0, 5, approach=0.9)
+    assert table.step.tolist() == [5]  # a single row: nothing to compare, and no crash
 
 
 def test_unknown_reference():
