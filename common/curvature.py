@@ -10,6 +10,7 @@ the normal state of affairs at the edge of stability.
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -71,18 +72,18 @@ def top_eigenpairs(
     size = len(start)
     k = min(k, size)
     basis = images = start.new_empty(0, size)  # vectors and their images as rows
-    small = torch.zeros(0, 0, dtype=torch.float64)  # basis times images
+    small = np.zeros((0, 0))  # basis times images
     fresh = start.T
     while True:
         before = len(basis)
         basis = _extend(basis, fresh[: size - before])
         images = _append(images, torch.stack([product(v) for v in basis[before:]]))
         used = len(basis)
-        small = _bordered(small, _dots(basis, images[before:]).cpu())
-        if not small.to(basis.dtype).isfinite().all():
+        small = _bordered(small, _dots(basis, images[before:]).cpu().numpy())
+        if not np.abs(small).max() <= torch.finfo(basis.dtype).max:
             return _nothing(start, k, used)
-        ritz, rotation = torch.linalg.eigh(small)
-        ritz, rotation = ritz.flip(0), rotation.flip(1)[:, : k + 3].T.to(basis)
+        ritz, rotation = map(torch.from_numpy, np.linalg.eigh(small))
+        ritz, rotation = ritz.flip(0), rotation.T.flip(0)[: k + 3].to(basis)
         count = min(k, used)
         vectors = rotation[:count] @ basis
         errors = rotation[:count] @ images - ritz[:count, None].to(basis) * vectors
@@ -185,6 +186,8 @@ class Curvature:
 
 def _norms(rows: Tensor) -> Tensor:
     """Row norms, summed as in `_dots`: float32 sums are off by 1e-5 at P = 1e6."""
+    if rows.shape[1] <= PIECE:
+        return torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)
     peaks = rows.abs().amax(1, keepdim=True)  # so that no square overflows
     scaled = rows / peaks.clamp_min(torch.finfo(rows.dtype).tiny)
     squares = torch.cat([_dots(row[None], row[None])[0] for row in scaled])
@@ -197,17 +200,24 @@ def _dots(a: Tensor, b: Tensor) -> Tensor:
     In float32, matrix products sum along P with an error of 1e-4 at P = 1e6, which is what
     the eigenvalues would then be off by. So they sum over pieces, float64 over the rest.
     """
+    if a.shape[1] <= PIECE:
+        return a.double() @ b.double().T
     whole = a.shape[1] // PIECE * PIECE
     pieces = [x[:, :whole].unflatten(1, (-1, PIECE)).transpose(0, 1) for x in (a, b)]
     sums = torch.bmm(pieces[0], pieces[1].mT).sum(0, dtype=torch.float64)
     return sums + a[:, whole:].double() @ b[:, whole:].double().T
 
 
-def _bordered(small: Tensor, columns: Tensor) -> Tensor:
+def _bordered(small: np.ndarray, columns: np.ndarray) -> np.ndarray:
     """Extend a symmetric matrix by columns that reach down to the new diagonal block."""
-    above, corner = columns.tensor_split([len(small)])
-    corner = (corner + corner.T) / 2
-    return torch.cat([torch.cat([small, above], 1), torch.cat([above.T, corner], 1)])
+    before, after = len(small), len(columns)
+    result = np.zeros((after, after))
+    result[:before, :before] = small
+    result[:, before:] = columns
+    result[before:, :before] = columns[:before].T
+    corner = result[before:, before:]
+    result[before:, before:] = (corner + corner.T) / 2
+    return result
 
 
 def _append(rows: Tensor, more: Tensor) -> Tensor:
@@ -225,11 +235,11 @@ def _extend(basis: Tensor, rows: Tensor) -> Tensor:
     """Append rows to an orthonormal basis, orthonormalised against it and each other."""
     for row in rows:
         for attempt in range(5):
-            norm = _norms(row[None])
+            norm = float(_norms(row[None]))
             if norm < torch.finfo(row.dtype).tiny:  # nothing left: take any direction
                 row = _random(row[None], seed=len(basis))[0]
-                norm = _norms(row[None])
-            row = row / norm.to(row.dtype)
+                norm = float(_norms(row[None]))
+            row = row / norm
             if attempt and norm > 0.5:  # the last projection removed little: orthogonal
                 break
             row = row - _dots(basis, row[None])[:, 0].to(row.dtype) @ basis
