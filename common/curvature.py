@@ -18,7 +18,7 @@ from common.objective import Point
 
 NOISE = 0.05  # share of noise in a warm start: finds directions that were not there before
 PIECE = 4096  # numbers that are summed in the precision of the parameters
-GUARD = 0.1  # share of each runner-up in a warm start: it takes over when it overtakes
+GUARD = 0.1  # share of the third runner-up in a warm start; two have their own columns
 
 
 @dataclass(frozen=True)
@@ -112,8 +112,9 @@ def warm_start(
     """Starting vectors for `top_eigenpairs`: the last solution, not quite.
 
     The last eigenvectors alone would be a trap: when another eigenvalue overtakes, they
-    are still exact eigenvectors, and the residual sees nothing. So the first runner-up
-    gets a column of its own, and all columns hold a little of the others and of noise.
+    are still exact eigenvectors, and the residual sees nothing. So two runners-up get
+    columns of their own (which also saves products where the top eigenvalues lie close
+    together), and all columns hold a little of the third and of noise.
 
     Args:
         size: P.
@@ -123,14 +124,14 @@ def warm_start(
         generator: Source of the noise; a fixed seed if None.
 
     Returns:
-        Columns [P, k], or [P, k + 1] after a solution, not normalised.
+        Columns [P, k], or up to [P, k + 2] after a solution, not normalised.
     """
     generator = generator or torch.Generator().manual_seed(0)
     if last is None or not last.values.isfinite().all():
         known = rest = torch.zeros(size, 0)
     else:
-        known = torch.cat([last.vectors[:, :k], last.runners_up[:, :1]], 1)
-        rest = last.runners_up[:, 1:].sum(1, keepdim=True)
+        known = torch.cat([last.vectors[:, :k], last.runners_up[:, :2]], 1)
+        rest = last.runners_up[:, 2:].sum(1, keepdim=True)
     columns = max(k, known.shape[1])
     noise = torch.randn(size, columns, generator=generator, dtype=torch.float64)
     noise = (noise / size**0.5).to(like if like is not None else torch.float32)
