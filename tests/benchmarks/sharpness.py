@@ -9,7 +9,7 @@ Tolerances mean different things in different packages, so each method has a sho
 settings, and the one that is compared is the cheapest whose worst error, over every
 checkpoint of every seed of a net, is within `BOUND`. A setting that misses the bound is
 measured no further on that net, unless it is what the package does by default; after the
-first seed, neither is one that costs more than another that meets a tenth of the bound.
+first seed, neither is one that costs twice as much as another that meets a tenth of the bound.
 """
 
 from common import ROOT  # first of all: it sets one thread, which numpy must find
@@ -172,7 +172,7 @@ def run_seed(net: Net, seed: int, methods: tuple[Method, ...], dropped: set) -> 
     for runner in runners:
         rivals = [r for r in runners if r.records and r.method is runner.method]
         rivals = [r for r in rivals if r.k == runner.k and r.worst() <= BOUND / 10]
-        if any(r.seconds() < runner.seconds() for r in rivals):
+        if any(2 * r.seconds() < runner.seconds() for r in rivals):
             dropped.add(runner.key())
     return rows
 
