@@ -9,7 +9,7 @@ Tolerances mean different things in different packages, so each method has a sho
 settings, and the one that is compared is the cheapest whose worst error, over every
 checkpoint of every seed of a net, is within `BOUND`. A setting that misses the bound is
 measured no further on that net, unless it is what the package does by default; after the
-first seed, neither is one that costs twice as much as another that meets a tenth of the bound.
+first seed, neither is one that costs twice as much as another within a tenth of the bound.
 """
 
 from common import ROOT  # first of all: it sets one thread, which numpy must find
