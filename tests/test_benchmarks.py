@@ -51,12 +51,13 @@ def test_methods_that_need_no_peer_measure_the_same():
 def test_the_cheapest_setting_within_the_bound_is_compared():
     rows = pd.DataFrame(
         [
-            ("loose", 0, 2, 2, 1.0, 1e-3),
-            ("dropped", 0, 1, 2, 2.0, 1e-6),
-            ("good", 0, 2, 2, 3.0, 1e-5),
-            ("dear", 0, 2, 2, 4.0, 1e-9),
+            ("loose", 0, 2, 2, 1.0, 9, 1e-3),
+            ("dropped", 0, 1, 2, 2.0, 9, 1e-6),
+            ("good", 0, 2, 2, 3.0, 10, 1e-5),
+            ("dear", 0, 2, 2, 4.0, 10, 1e-9),
         ],
-        columns=["setting", "seed", "checkpoints", "of", "cpu_median", "error_max"],
+        columns=["setting", "seed", "checkpoints", "of"]
+        + ["cpu_median", "products_median", "error_max"],
     )
     part, error = table.compared(rows)
     assert part.setting.tolist() == ["good"] and error == 1e-5

@@ -186,7 +186,7 @@ def machine() -> dict[str, str]:
         cpu = platform.processor() or platform.machine()
     versions = [f"{name} {version(name)}" for name in PACKAGES]
     date = datetime.now(UTC).date().isoformat()
-    threads = f"{cpu}, {torch.get_num_threads()} thread"
+    threads = f"{cpu}, threads: {torch.get_num_threads()}"
     return {"machine": threads, "versions": "; ".join(versions), "date": date}
 
 
