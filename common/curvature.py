@@ -127,20 +127,22 @@ def warm_start(
         Columns [P, k], or up to [P, k + 2] after a solution, not normalised.
     """
     generator = generator or torch.Generator().manual_seed(0)
+    like = torch.empty(0) if like is None else like
     if last is None or not last.values.isfinite().all():
-        known = rest = torch.zeros(size, 0)
+        known = like.new_empty(0, size)
     else:
-        known = torch.cat([last.vectors[:, :k], last.runners_up[:, :2]], 1)
-        rest = last.runners_up[:, 2:].sum(1, keepdim=True)
-    columns = max(k, known.shape[1])
-    noise = torch.randn(size, columns, generator=generator, dtype=torch.float64)
-    noise = (noise / size**0.5).to(like if like is not None else torch.float32)
-    if not known.shape[1]:
-        return noise
-    result = noise.clone()
-    result[:, : known.shape[1]] *= NOISE
-    result[:, : known.shape[1]] += known + GUARD * rest
-    return result
+        known = torch.cat([last.vectors[:, :k].T, last.runners_up[:, :2].T])
+        rest = last.runners_up[:, 2:].sum(1)
+    rows = max(k, len(known))
+    noise = torch.randn(size, generator=generator, dtype=torch.float64) / size**0.5
+    # the same numbers elsewhere for each row: a draw costs half a gradient at P = 1e6
+    result = torch.stack(
+        [noise.to(like).roll(i * max(1, size // rows)) for i in range(rows)]
+    )
+    if len(known):
+        result[: len(known)] *= NOISE
+        result[: len(known)] += known + GUARD * rest
+    return result.T
 
 
 class Curvature:
