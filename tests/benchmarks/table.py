@@ -46,7 +46,7 @@ def compared(rows: pd.DataFrame) -> tuple[pd.DataFrame | None, float]:
 
 def _ratio(peer: pd.DataFrame, ours: pd.DataFrame, column: str) -> str:
     ratio = peer[column] / ours[column]
-    return f"{ratio.min():.1f} ({ratio.median():.1f})"
+    return f"{ratio.min():.2f} ({ratio.median():.2f})"
 
 
 def _lines(head: list[str], rows: list[list[str]]) -> str:
