@@ -10,10 +10,11 @@ CHOICE    := $(if $(NOTEBOOKS),--notebooks $(NOTEBOOKS))
 BIN       := .venv/bin
 INSTALLED := .venv/.installed
 LAB       := .venv/.installed-lab
+BENCH     := .venv/.installed-bench
 PIP       := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help figures test lab refresh clean distclean
+.PHONY: help figures test bench lab refresh clean distclean
 
 help: ## list the targets
 	@echo "usage: make TARGET [NOTEBOOKS=01,03] [PROFILE=quick] [JOBS=2] [PYTHON=python3]"
@@ -30,6 +31,9 @@ test: $(INSTALLED) ## lint, unit tests and doctests with coverage, then nbval on
 	$(BIN)/python -m pytest -q --doctest-modules --cov --cov-report=term tests common
 	env -u MPLBACKEND TQDM_DISABLE=1 $(BIN)/python -m pytest -q --nbval-lax \
 	  --nbval-current-env --nbval-cell-timeout=1800 -p no:cacheprovider notebooks
+
+bench: $(BENCH) ## measure the cost of the sharpness, other packages beside ours (20 minutes)
+	$(BIN)/python -W ignore -m tests.benchmarks.sharpness
 
 lab: $(LAB) ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks
@@ -56,4 +60,8 @@ $(INSTALLED): pyproject.toml
 
 $(LAB): $(INSTALLED)
 	@$(PIP) --editable ".[test,lab]"
+	@touch $@
+
+$(BENCH): $(INSTALLED)
+	@$(PIP) --editable ".[test,bench]"
 	@touch $@

@@ -10,13 +10,15 @@ the normal state of affairs at the edge of stability.
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from common.objective import Point
 
 NOISE = 0.05  # share of noise in a warm start: finds directions that were not there before
-GUARD = 0.1  # share of each runner-up in a warm start: it takes over when it overtakes
+PIECE = 4096  # numbers that are summed in the precision of the parameters
+GUARD = 0.1  # share of the third runner-up in a warm start; two have their own columns
 
 
 @dataclass(frozen=True)
@@ -69,36 +71,35 @@ def top_eigenpairs(
     """
     size = len(start)
     k = min(k, size)
-    basis = images = start.new_empty(size, 0)
-    fresh = start
+    basis = images = start.new_empty(0, size)  # vectors and their images as rows
+    small = np.zeros((0, 0))  # basis times images
+    fresh = start.T
     while True:
-        fresh = _orthonormal(fresh, basis)[:, : size - basis.shape[1]]
-        basis = torch.cat([basis, fresh], 1)
-        images = torch.cat([images, *[product(v)[:, None] for v in fresh.T]], 1)
-        small = (basis.T @ images).double()
-        if not small.isfinite().all():
-            return _nothing(start, k, basis.shape[1])
-        ritz, rotation = torch.linalg.eigh((small + small.T) / 2)
-        ritz, rotation = ritz.flip(0), rotation.flip(1)[:, : k + 3].to(basis.dtype)
-        count = min(k, len(ritz))
-        vectors = basis @ rotation
-        errors = images @ rotation[:, :count] - vectors[:, :count] * ritz[:count].to(
-            basis.dtype
-        )
+        before = len(basis)
+        basis = _extend(basis, fresh[: size - before])
+        images = _append(images, torch.stack([product(v) for v in basis[before:]]))
+        used = len(basis)
+        small = _bordered(small, _dots(basis, images[before:]).cpu().numpy())
+        if not np.abs(small).max() <= torch.finfo(basis.dtype).max:
+            return _nothing(start, k, used)
+        ritz, rotation = map(torch.from_numpy, np.linalg.eigh(small))
+        ritz, rotation = ritz.flip(0), rotation.T.flip(0)[: k + 3].to(basis)
+        count = min(k, used)
+        vectors = rotation[:count] @ basis
+        errors = rotation[:count] @ images - ritz[:count, None].to(basis) * vectors
         scale = ritz.abs().max().clamp_min(torch.finfo(basis.dtype).tiny)
-        residuals = _norms(errors) / scale
+        residuals = _norms(errors).cpu() / scale
         open_ = residuals > tolerance
-        used = basis.shape[1]
         if used == size or used >= limit or (count == k and not open_.any()):
             return Eigenpairs(
                 ritz[:count],
-                vectors[:, :count],
+                vectors.T,
                 residuals,
                 used,
-                vectors[:, count : count + 3],
-                float(ritz[count]) if len(ritz) > count else -torch.inf,
+                (rotation[count:] @ basis).T,
+                float(ritz[count]) if used > count else -torch.inf,
             )
-        fresh = errors[:, open_] if open_.any() else _random(start[:, :1], seed=used)
+        fresh = errors[open_] if open_.any() else _random(start.T[:1], seed=used)
 
 
 def warm_start(
@@ -111,8 +112,9 @@ def warm_start(
     """Starting vectors for `top_eigenpairs`: the last solution, not quite.
 
     The last eigenvectors alone would be a trap: when another eigenvalue overtakes, they
-    are still exact eigenvectors, and the residual sees nothing. So the first runner-up
-    gets a column of its own, and all columns hold a little of the others and of noise.
+    are still exact eigenvectors, and the residual sees nothing. So two runners-up get
+    columns of their own (which also saves products where the top eigenvalues lie close
+    together), and all columns hold a little of the third and of noise.
 
     Args:
         size: P.
@@ -122,23 +124,25 @@ def warm_start(
         generator: Source of the noise; a fixed seed if None.
 
     Returns:
-        Columns [P, k], or [P, k + 1] after a solution, not normalised.
+        Columns [P, k], or up to [P, k + 2] after a solution, not normalised.
     """
     generator = generator or torch.Generator().manual_seed(0)
+    like = torch.empty(0) if like is None else like
     if last is None or not last.values.isfinite().all():
-        known = rest = torch.zeros(size, 0)
+        known = like.new_empty(0, size)
     else:
-        known = torch.cat([last.vectors[:, :k], last.runners_up[:, :1]], 1)
-        rest = last.runners_up[:, 1:].sum(1, keepdim=True)
-    columns = max(k, known.shape[1])
-    noise = torch.randn(size, columns, generator=generator, dtype=torch.float64)
-    noise = (noise / size**0.5).to(like if like is not None else torch.float32)
-    if not known.shape[1]:
-        return noise
-    result = noise.clone()
-    result[:, : known.shape[1]] *= NOISE
-    result[:, : known.shape[1]] += known + GUARD * rest
-    return result
+        known = torch.cat([last.vectors[:, :k].T, last.runners_up[:, :2].T])
+        rest = last.runners_up[:, 2:].sum(1)
+    rows = max(k, len(known))
+    noise = torch.randn(size, generator=generator, dtype=torch.float64) / size**0.5
+    # the same numbers elsewhere for each row: a draw costs half a gradient at P = 1e6
+    result = torch.stack(
+        [noise.to(like).roll(i * max(1, size // rows)) for i in range(rows)]
+    )
+    if len(known):
+        result[: len(known)] *= NOISE
+        result[: len(known)] += known + GUARD * rest
+    return result.T
 
 
 class Curvature:
@@ -183,26 +187,67 @@ class Curvature:
         return self.last
 
 
-def _norms(columns: Tensor) -> Tensor:
-    """Column norms, summed in float64: float32 sums are off by 1e-5 at P = 1e6."""
-    return torch.linalg.vector_norm(columns, dim=0, dtype=torch.float64)
+def _norms(rows: Tensor) -> Tensor:
+    """Row norms, summed as in `_dots`: float32 sums are off by 1e-5 at P = 1e6."""
+    if rows.shape[1] <= PIECE:
+        return torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)
+    peaks = rows.abs().amax(1, keepdim=True)  # so that no square overflows
+    scaled = rows / peaks.clamp_min(torch.finfo(rows.dtype).tiny)
+    squares = torch.cat([_dots(row[None], row[None])[0] for row in scaled])
+    return squares.sqrt() * peaks[:, 0].double()
 
 
-def _orthonormal(columns: Tensor, basis: Tensor) -> Tensor:
-    """Orthonormalise columns against a basis and each other."""
-    done = basis
-    for column in columns.T:
+def _dots(a: Tensor, b: Tensor) -> Tensor:
+    """Inner products of the rows of a and of b, float64.
+
+    In float32, matrix products sum along P with an error of 1e-4 at P = 1e6, which is what
+    the eigenvalues would then be off by. So they sum over pieces, float64 over the rest.
+    """
+    if a.shape[1] <= PIECE:
+        return a.double() @ b.double().T
+    whole = a.shape[1] // PIECE * PIECE
+    pieces = [x[:, :whole].unflatten(1, (-1, PIECE)).transpose(0, 1) for x in (a, b)]
+    sums = torch.bmm(pieces[0], pieces[1].mT).sum(0, dtype=torch.float64)
+    return sums + a[:, whole:].double() @ b[:, whole:].double().T
+
+
+def _bordered(small: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """Extend a symmetric matrix by columns that reach down to the new diagonal block."""
+    before, after = len(small), len(columns)
+    result = np.zeros((after, after))
+    result[:before, :before] = small
+    result[:, before:] = columns
+    result[before:, :before] = columns[:before].T
+    corner = result[before:, before:]
+    result[before:, before:] = (corner + corner.T) / 2
+    return result
+
+
+def _append(rows: Tensor, more: Tensor) -> Tensor:
+    """Put rows below others, in place where the storage behind them has the room."""
+    total, size = len(rows) + len(more), more.shape[1]
+    base = rows if rows._base is None else rows._base
+    if len(base) < total:
+        base = more.new_empty(max(16, 2 * total), size)
+        base[: len(rows)] = rows
+    base[len(rows) : total] = more
+    return base[:total]
+
+
+def _extend(basis: Tensor, rows: Tensor) -> Tensor:
+    """Append rows to an orthonormal basis, orthonormalised against it and each other."""
+    for row in rows:
         for attempt in range(5):
-            norm = _norms(column[:, None])
-            if norm < torch.finfo(column.dtype).tiny:  # nothing left: take any direction
-                column = _random(column[:, None], seed=done.shape[1])[:, 0]
-                norm = _norms(column[:, None])
-            column = column / norm.to(column.dtype)
+            norm = float(_norms(row[None]))
+            if norm < torch.finfo(row.dtype).tiny:  # nothing left: take any direction
+                row = _random(row[None], seed=len(basis))[0]
+                norm = float(_norms(row[None]))
+            row = row / norm
             if attempt and norm > 0.5:  # the last projection removed little: orthogonal
                 break
-            column = column - done @ (done.T @ column)
-        done = torch.cat([done, column[:, None]], 1)
-    return done[:, basis.shape[1] :]
+            row = row - _dots(basis, row[None])[:, 0].to(row.dtype) @ basis
+        basis = _append(basis, row[None])
+    return basis
 
 
 def _random(like: Tensor, seed: int) -> Tensor:

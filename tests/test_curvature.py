@@ -107,6 +107,21 @@ def test_precision_of_the_parameters(dtype, rounding):
     assert ((pairs.values - truth.flip(0)[:3]).abs() <= (1e-4 + rounding) * 3).all()
 
 
+def test_precision_with_a_million_parameters():
+    # sums of a million float32 numbers, one after the other, are off by 1e-4
+    generator = torch.Generator().manual_seed(0)
+    U = torch.randn(1_000_000, 2, generator=generator, dtype=F64)
+    U = torch.linalg.qr(U)[0]
+    values = torch.tensor([1.0, 0.7], dtype=F64)
+
+    def product(v):
+        return (U @ (values * (U.T @ v.double()))).float()
+
+    start = U[:, :1].float() + 0.5 * warm_start(len(U), 1)
+    pairs = top_eigenpairs(product, start, 1, 1e-4)
+    assert abs(float(pairs.values[0]) - 1) <= 1e-6
+
+
 def test_more_pairs_than_parameters():
     for n in (1, 2, 5):
         H = matrix(np.arange(1.0, n + 1))

@@ -1,0 +1,70 @@
+"""The benchmark's own pieces: its truth, its choice of settings, its table."""
+
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch.autograd.functional import hessian
+
+from common import ROOT
+from common.objective import Problem
+from tests.benchmarks import sharpness, table
+from tests.benchmarks.methods import METHODS, Counted, criterion, reference
+
+TINY = Problem("fashion_mnist", 12, 3, 2, "fully_connected", {"width": (6,)})
+ALONE = [m for m in METHODS if m.name.startswith(("grad", "ours", "publ", "eigsh"))]
+
+
+def test_the_truth_agrees_with_a_dense_float64_hessian():
+    exact = Problem(
+        "fashion_mnist", 12, 3, 2, "fully_connected", TINY.options, dtype="float64"
+    )
+    objective, w = exact.build(0)
+    truth = torch.linalg.eigvalsh(hessian(objective.loss, w)).flip(0)[:4]
+    np.testing.assert_allclose(reference(objective.at(w, True), 4), truth, rtol=1e-10)
+
+
+def test_the_peers_loss_is_ours():
+    objective, w = TINY.build(0)
+    module, (x, y) = sharpness.ordinary(TINY)
+    torch.nn.utils.vector_to_parameters(w, module.parameters())
+    assert criterion(module(x), y).item() == pytest.approx(objective.at(w).loss, rel=1e-6)
+
+
+def test_products_are_counted():
+    operator = Counted(lambda v: 2 * v, 3)
+    assert operator.matvec(np.ones(3, np.float32)).tolist() == [2, 2, 2]
+    assert operator.calls == 1
+
+
+def test_methods_that_need_no_peer_measure_the_same():
+    net = sharpness.Net("tiny", TINY, 0.1, 5, 3)
+    rows = pd.DataFrame(sharpness.run_seed(net, 0, tuple(ALONE), set()))
+    rows = rows[rows.method != "gradient"]
+    assert set(rows.method) == {m.name for m in ALONE} - {"gradient"}
+    assert rows.groupby(["method", "k"]).error_max.min().max() <= table.BOUND
+    assert (rows.products_median >= 1).all() and (rows.cpu_median > 0).all()
+
+
+def test_the_cheapest_setting_within_the_bound_is_compared():
+    rows = pd.DataFrame(
+        [
+            ("loose", 0, 2, 2, 1.0, 9, 1e-3),
+            ("dropped", 0, 1, 2, 2.0, 9, 1e-6),
+            ("good", 0, 2, 2, 3.0, 10, 1e-5),
+            ("dear", 0, 2, 2, 4.0, 10, 1e-9),
+        ],
+        columns=["setting", "seed", "checkpoints", "of"]
+        + ["cpu_median", "products_median", "error_max"],
+    )
+    part, error = table.compared(rows)
+    assert part.setting.tolist() == ["good"] and error == 1e-5
+    assert table.compared(rows[:1]) == (None, 1e-3)
+
+
+def test_the_readme_holds_the_table_of_the_csv():
+    text = (ROOT / "README.md").read_text()
+    found = re.search(f"{table.BEGIN}\n(.*)\n{table.END}", text, re.S)
+    assert found.group(1) == table.render(table.read())
