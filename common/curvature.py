@@ -17,8 +17,9 @@ from torch import Tensor
 from common.objective import Point
 
 NOISE = 0.05  # share of noise in a warm start: finds directions that were not there before
-PIECE = 4096  # numbers that are summed in the precision of the parameters
 GUARD = 0.1  # share of the third runner-up in a warm start; two have their own columns
+ROOM = 16  # rows of storage for the basis; doubled when full
+PIECE = 4096  # numbers that are summed in the precision of the parameters
 
 
 @dataclass(frozen=True)
@@ -73,20 +74,24 @@ def top_eigenpairs(
     k = min(k, size)
     basis = images = start.new_empty(0, size)  # vectors and their images as rows
     small = np.zeros((0, 0))  # basis times images
-    fresh = start.T
+    used, fresh = 0, start.T
     while True:
-        before = len(basis)
-        basis = _extend(basis, fresh[: size - before])
-        images = _append(images, torch.stack([product(v) for v in basis[before:]]))
-        used = len(basis)
-        small = _bordered(small, _dots(basis, images[before:]).cpu().numpy())
+        fresh = fresh[: size - used]
+        if used + len(fresh) > len(basis):
+            more = start.new_empty(max(ROOM, used, len(fresh)), size)
+            basis, images = torch.cat([basis, more]), torch.cat([images, more])
+        before, used = used, used + len(fresh)
+        for index, row in enumerate(fresh, before):
+            basis[index] = _orthonormal(row, basis[:index])
+            images[index] = product(basis[index])
+        small = _bordered(small, _dots(basis[:used], images[before:used]).cpu().numpy())
         if not np.abs(small).max() <= torch.finfo(basis.dtype).max:
             return _nothing(start, k, used)
         ritz, rotation = map(torch.from_numpy, np.linalg.eigh(small))
         ritz, rotation = ritz.flip(0), rotation.T.flip(0)[: k + 3].to(basis)
         count = min(k, used)
-        vectors = rotation[:count] @ basis
-        errors = rotation[:count] @ images - ritz[:count, None].to(basis) * vectors
+        vectors = rotation[:count] @ basis[:used]
+        errors = rotation[:count] @ images[:used] - ritz[:count, None].to(basis) * vectors
         scale = ritz.abs().max().clamp_min(torch.finfo(basis.dtype).tiny)
         residuals = _norms(errors).cpu() / scale
         open_ = residuals > tolerance
@@ -96,7 +101,7 @@ def top_eigenpairs(
                 vectors.T,
                 residuals,
                 used,
-                (rotation[count:] @ basis).T,
+                (rotation[count:] @ basis[:used]).T,
                 float(ritz[count]) if used > count else -torch.inf,
             )
         fresh = errors[open_] if open_.any() else _random(start.T[:1], seed=used)
@@ -223,31 +228,18 @@ def _bordered(small: np.ndarray, columns: np.ndarray) -> np.ndarray:
     return result
 
 
-def _append(rows: Tensor, more: Tensor) -> Tensor:
-    """Put rows below others, in place where the storage behind them has the room."""
-    total, size = len(rows) + len(more), more.shape[1]
-    base = rows if rows._base is None else rows._base
-    if len(base) < total:
-        base = more.new_empty(max(16, 2 * total), size)
-        base[: len(rows)] = rows
-    base[len(rows) : total] = more
-    return base[:total]
-
-
-def _extend(basis: Tensor, rows: Tensor) -> Tensor:
-    """Append rows to an orthonormal basis, orthonormalised against it and each other."""
-    for row in rows:
-        for attempt in range(5):
+def _orthonormal(row: Tensor, basis: Tensor) -> Tensor:
+    """A vector [P] made orthonormal to a basis (rows); a random one if nothing is left."""
+    for attempt in range(5):
+        norm = float(_norms(row[None]))
+        if norm < torch.finfo(row.dtype).tiny:
+            row = _random(row[None], seed=len(basis))[0]
             norm = float(_norms(row[None]))
-            if norm < torch.finfo(row.dtype).tiny:  # nothing left: take any direction
-                row = _random(row[None], seed=len(basis))[0]
-                norm = float(_norms(row[None]))
-            row = row / norm
-            if attempt and norm > 0.5:  # the last projection removed little: orthogonal
-                break
-            row = row - _dots(basis, row[None])[:, 0].to(row.dtype) @ basis
-        basis = _append(basis, row[None])
-    return basis
+        row = row / norm
+        if attempt and norm > 0.5:  # the last projection removed little: orthogonal
+            break
+        row = row - _dots(basis, row[None])[:, 0].to(row.dtype) @ basis
+    return row
 
 
 def _random(like: Tensor, seed: int) -> Tensor:
