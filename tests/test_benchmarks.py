@@ -10,7 +10,7 @@ from torch.autograd.functional import hessian
 
 from common import ROOT
 from common.objective import Problem
-from tests.benchmarks import sharpness, table
+from tests.benchmarks import every_step, scaling, sharpness, table
 from tests.benchmarks.methods import METHODS, Counted, criterion, reference
 
 TINY = Problem("fashion_mnist", 12, 3, 2, "fully_connected", {"width": (6,)})
@@ -68,3 +68,40 @@ def test_the_readme_holds_the_table_of_the_csv():
     text = (ROOT / "README.md").read_text()
     found = re.search(f"{table.BEGIN}\n(.*)\n{table.END}", text, re.S)
     assert found.group(1) == table.render(table.read())
+
+
+# ---------------------------------------------------- every step, and the scaling
+
+
+def test_the_truth_of_every_step_agrees_with_a_dense_float64_hessian():
+    objective, w = Problem(**{**vars(TINY), "dtype": "float64"}).build(0)
+    truth = torch.linalg.eigvalsh(hessian(objective.loss, w))[-1].item()
+    value, vector = every_step.reference(objective, w.float().double(), np.ones(len(w)))
+    assert value == pytest.approx(truth, rel=1e-6)  # the weights are rounded to float32
+    assert np.isfinite(vector).all()
+
+
+def test_the_summary_counts_misses_and_leaves_out_the_cold_steps():
+    rows = pd.DataFrame({"step": range(6), "error": [1, 1, 0.01, 0.03, 0, 0.5]})
+    keys = {"net": "FC", "place": "iterate", "method": "warm", "tolerance": 0.1}
+    rows = rows.assign(**keys, products=[9, 9, 2, 4, 3, 3], gradients=1.0)
+    line = every_step.summary(rows).iloc[0]
+    assert (line.points, line.misses, line.products, line.worst) == (4, 2, 3, 0.5)
+
+
+@pytest.mark.parametrize("net", scaling.NETS)
+def test_flops_of_a_gradient(net):
+    # one layer of each kind by hand: forward, weights, and inputs but for the first layer
+    n, m = 3, 4
+    if net == "FC":
+        layers = [256 * m, m * m, m * 10]
+    else:
+        layers = [256 * 9 * m, 64 * 9 * m * m, 16 * m * 10]
+    assert scaling.flops(net, n, m) == 2 * n * (3 * sum(layers) - layers[0])
+
+
+def test_a_larger_net_costs_more():
+    small, large = (scaling.measure("FC", 32, width) for width in (4, 400))
+    assert large["P"] > 100 * small["P"] > 0
+    for what in scaling.QUANTITIES:
+        assert large[what] > small[what]

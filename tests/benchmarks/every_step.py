@@ -14,13 +14,13 @@ from time import process_time
 import numpy as np
 import pandas as pd
 import torch
-from scipy.sparse.linalg import LinearOperator, eigsh
 
 from common.curvature import Curvature
 from common.figures import BLACK, BLUE, ORANGE, Figures, panels
 from common.objective import Objective, Problem
 from common.optimizers import GradientDescent
 from common.training import trajectory
+from tests.benchmarks.methods import Counted, top
 
 FC = {"width": (32, 32), "activation": "tanh"}
 CNN = {"width": (8, 8), "activation": "elu"}
@@ -61,13 +61,9 @@ def visited(problem: Problem, eta: float, seed: int, steps: int, wait: int) -> l
 def reference(objective: Objective, w: torch.Tensor, start: np.ndarray) -> tuple:
     """Largest eigenvalue and vector in float64, to a residual far below every tolerance."""
     point = objective.at(w.double(), curvature=True)
-
-    def product(v):
-        return point.hessian_product(torch.from_numpy(v.reshape(-1))).numpy()
-
-    operator = LinearOperator((len(w),) * 2, matvec=product, dtype=np.float64)
-    values, vectors = eigsh(operator, k=2, which="LA", v0=start, tol=1e-6)
-    return values[-1], vectors.sum(1)
+    operator = Counted(point.hessian_product, len(w), np.float64)
+    values, vectors = top(operator, 2, v0=start, tol=1e-6)
+    return values[0], vectors.sum(1)
 
 
 def cost_of_a_gradient(objective: Objective, w: torch.Tensor, repeats: int = 50) -> float:
