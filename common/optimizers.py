@@ -4,6 +4,7 @@ Everything that moves w is an `Optimizer`: `init` makes the state, `step` maps a
 the state to the next w. The flows of `common.flows` are optimizers too (one step = a time
 eta), so that one training loop serves them all. `max_stable_sharpness` is the threshold
 above which the rule diverges on a quadratic; it is drawn as the dashed line of the figures.
+For the rules of `common.adaptive` it is a threshold of the preconditioned sharpness.
 """
 
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ class Optimizer(Protocol):
         """The next parameters [P] and state."""
 
     def max_stable_sharpness(self, step: int) -> float:
-        """Largest sharpness at which the rule is stable at this step (a quadratic)."""
+        """Largest (preconditioned) sharpness at which the rule is stable on a quadratic."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,12 @@ def check_eta(eta: float) -> None:
     """Raise ValueError unless the step size is positive."""
     if not callable(eta) and not eta > 0:
         raise ValueError(f"the step size eta must be positive, not {eta}")
+
+
+def check_share(name: str, value: float) -> None:
+    """Raise ValueError unless a momentum or averaging constant lies in [0, 1)."""
+    if not 0 <= value < 1:
+        raise ValueError(f"{name} must lie in [0, 1), not {value}")
 
 
 def eta_at(eta, step: int) -> float:
@@ -118,8 +125,7 @@ class HeavyBall:
 
     def __post_init__(self):
         check_eta(self.eta)
-        if not 0 <= self.beta < 1:
-            raise ValueError(f"the momentum beta must lie in [0, 1), not {self.beta}")
+        check_share("the momentum beta", self.beta)
 
     def init(self, w: Tensor) -> tuple[int, Tensor]:
         """The state: the number of steps taken and the previous parameters [P]."""
