@@ -27,7 +27,8 @@ def compared(rows: pd.DataFrame) -> tuple[pd.DataFrame | None, float]:
         rows: All rows of one method on one net for one k.
 
     Returns:
-        None and the smallest worst error of all settings, where none is within the bound.
+        None and the smallest worst error of all settings, where none is within the bound
+        on every seed.
     """
     seeds, best, cost = rows.seed.nunique(), None, (float("inf"),)
     complete = [
@@ -71,8 +72,9 @@ def render(table: pd.DataFrame) -> str:
             part, error = group[method]
             ours = group[OURS][0]
             if part is None:
-                ratio.append(f"error {error:.1e}")
-                number.append(f"error {error:.1e}")
+                failed = f"error {error:.1e}" if error > BOUND else "not on every seed"
+                ratio.append(failed)
+                number.append(failed)
                 continue
             if ours is None:
                 ratio.append("ours misses the bound")
