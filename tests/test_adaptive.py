@@ -2,22 +2,10 @@
 
 import pytest
 import torch
+from test_optimizers import BOWL, START, assert_same, path
 
 from common.adaptive import Adam, Moments, Preconditioned, RMSProp
 from common.objective import Objective
-
-F64 = torch.float64
-START = torch.tensor([1.0, -0.5, 0.3], dtype=F64)
-BOWL = Objective(lambda w: (w**4).sum() / 4 + (w * w.roll(1)).sum() + w.square().sum())
-
-
-def path(rule, steps: int, objective=BOWL, w=START) -> torch.Tensor:
-    """All iterates [steps, P]."""
-    state, visited = rule.init(w), []
-    for _ in range(steps):
-        w, state = rule.step(objective.at(w), state)
-        visited.append(w)
-    return torch.stack(visited)
 
 
 def torch_path(make, steps: int) -> torch.Tensor:
@@ -30,11 +18,6 @@ def torch_path(make, steps: int) -> torch.Tensor:
         optimizer.step()
         visited.append(w.detach().clone())
     return torch.stack(visited)
-
-
-def assert_same(a: torch.Tensor, b: torch.Tensor):
-    """Equal up to the roundings of some twenty float64 steps."""
-    torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-13)
 
 
 @pytest.mark.parametrize("beta2", [0.0, 0.9, 0.99])
@@ -80,7 +63,7 @@ def test_the_schedule_sees_the_steps_from_zero_on():
 
 @pytest.mark.parametrize("beta1", [0.0, 0.5, 0.9, 0.99])
 def test_the_threshold_separates_convergence_from_divergence(beta1):
-    P = torch.tensor([0.2, 1.0, 3.0], dtype=F64)
+    P = torch.tensor([0.2, 1.0, 3.0], dtype=torch.float64)
     rule = Preconditioned(0.1, P, beta1)
     # the largest eigenvalue of P^-1 H decides, not that of H: it sits where P is small
     for share, grows in ((0.99, False), (1.01, True)):
@@ -94,7 +77,7 @@ def test_the_threshold_separates_convergence_from_divergence(beta1):
 
 
 def test_adam_with_a_frozen_second_moment_is_preconditioned_descent():
-    nu = torch.tensor([0.04, 1.0, 9.0], dtype=F64)
+    nu = torch.tensor([0.04, 1.0, 9.0], dtype=torch.float64)
     frozen = Adam(0.1, 0.9, beta2=0.0, eps=0.0)
     P = frozen.preconditioner(Moments(1, nu, nu))
     torch.testing.assert_close(P, nu.sqrt())
