@@ -4,7 +4,8 @@ Everything that moves w is an `Optimizer`: `init` makes the state, `step` maps a
 the state to the next w. The flows of `common.flows` are optimizers too (one step = a time
 eta), so that one training loop serves them all. `max_stable_sharpness` is the threshold
 above which the rule diverges on a quadratic; it is drawn as the dashed line of the figures.
-For the rules of `common.adaptive` it is a threshold of the preconditioned sharpness.
+The rules of `common.adaptive` have one method more, `preconditioner`, and theirs is a
+threshold of the preconditioned sharpness.
 """
 
 from dataclasses import dataclass

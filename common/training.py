@@ -32,6 +32,7 @@ class Step:
         point: The objective at w_t.
         after: w_{t+1} [P].
         state: The optimizer's state after the step.
+        optimizer: The optimizer.
     """
 
     index: int
@@ -39,6 +40,14 @@ class Step:
     point: Point
     after: Tensor
     state: Any
+    optimizer: Optimizer
+
+    @property
+    def preconditioner(self) -> Tensor | None:
+        """P [P] that the step from w_t divides by; None for a rule without one."""
+        if not hasattr(self.optimizer, "preconditioner"):
+            return None
+        return self.optimizer.preconditioner(self.state)
 
 
 class Probe(Protocol):
@@ -56,33 +65,49 @@ class Sharpness:
     Columns `sharpness` (lambda_1) and, for k > 1, `lambda_2` ... `lambda_k`; a suffix says
     where they were measured: none for the iterate, `_midpoint` for (w_t + w_{t+1}) / 2,
     `_average` for (w_{t-1} + 2 w_t + w_{t+1}) / 4, which removes a period-two oscillation.
+    Preconditioned, they are the eigenvalues of P^-1 H, P that of the step from w_t, and the
+    columns are `preconditioned_sharpness`, `preconditioned_lambda_2`, ... (paper 002).
 
     Args:
         every: Steps between measurements.
         k: Number of eigenvalues.
         at: "iterate", "midpoint" or "average".
         tolerance: Of the eigen-solver.
+        preconditioned: Measure P^-1 H instead of H.
 
     Raises:
-        ValueError: If `at` is unknown.
+        ValueError: If `at` is unknown, or the optimizer has no preconditioner.
     """
 
     WEIGHTS = {"iterate": (0, 1, 0), "midpoint": (0, 2, 2), "average": (1, 2, 1)}
 
     def __init__(
-        self, every: int = 10, k: int = 1, at: str = "iterate", tolerance: float = 1.5e-3
+        self,
+        every: int = 10,
+        k: int = 1,
+        at: str = "iterate",
+        tolerance: float = 1.5e-3,
+        preconditioned: bool = False,
     ):
         if at not in self.WEIGHTS:
             raise ValueError(f"unknown place {at!r}; choose one of {[*self.WEIGHTS]}")
         self.every, self.k, self.at = every, k, at
+        self.preconditioned = preconditioned
         self.tracker = Curvature(k, tolerance)
 
     def __call__(self, step: Step) -> dict[str, float]:
         """Measure."""
-        values = self.tracker(self._place(step)).values.tolist()
+        inverse_root = None
+        if self.preconditioned:
+            P = step.preconditioner
+            if P is None:
+                raise ValueError(f"{step.optimizer} has no preconditioner")
+            inverse_root = P.rsqrt()
+        values = self.tracker(self._place(step), inverse_root).values.tolist()
+        prefix = "preconditioned_" if self.preconditioned else ""
         suffix = "" if self.at == "iterate" else f"_{self.at}"
         names = ["sharpness", *(f"lambda_{i}" for i in range(2, self.k + 1))]
-        return {f"{n}{suffix}": v for n, v in zip(names, values, strict=False)}
+        return {f"{prefix}{n}{suffix}": v for n, v in zip(names, values, strict=False)}
 
     def _place(self, step: Step) -> Point:
         if self.at == "iterate":
@@ -110,7 +135,7 @@ def trajectory(objective: Objective, optimizer: Optimizer, w: Tensor) -> Iterato
     for index in count():
         point = objective.at(w)
         after, state = optimizer.step(point, state)
-        yield Step(index, before, point, after, state)
+        yield Step(index, before, point, after, state, optimizer)
         before, w = w, after
 
 
@@ -182,7 +207,8 @@ def run(
         steps: Number of steps, at most.
         every: Steps between measurements of the sharpness (and accuracy).
         k: Number of eigenvalues.
-        places: Where to measure them (see `Sharpness`).
+        places: Where to measure them (see `Sharpness`). For a rule with a preconditioner
+            the preconditioned ones are measured too.
         stop_at_accuracy: Stop when the training accuracy reaches this value.
 
     Returns:
@@ -190,7 +216,11 @@ def run(
     """
     start = process_time()
     objective, w = problem.build(seed)
-    probes = [Accuracy(every), *(Sharpness(every, k, at) for at in places)]
+    both = (False, True) if hasattr(optimizer, "preconditioner") else (False,)
+    probes = [
+        Accuracy(every),
+        *(Sharpness(every, k, at, preconditioned=p) for at in places for p in both),
+    ]
     until = None
     if stop_at_accuracy is not None:
         until = _reaches(stop_at_accuracy)

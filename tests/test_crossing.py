@@ -167,7 +167,7 @@ def test_close_up_of_a_toy():
     w = torch.linspace(0.5, -0.4, 10, dtype=torch.float64)
     point = objective.at(w)
     after = w - eta * point.gradient
-    row = CloseUp()(Step(0, w, point, after, None))
+    row = CloseUp()(Step(0, w, point, after, None, GradientDescent(eta)))
 
     middle = (w + after) / 2
     top, u = toy_top(middle)
@@ -199,7 +199,13 @@ def test_sign_of_the_direction_is_continuous():
     for index in range(6):
         point = objective.at(w)
         after = w - 0.3 * point.gradient  # 1 - 0.3 * 5 < 0: the top direction flips
-        signs.append(np.sign(probe(Step(index, w, point, after, None))["projection"]))
+        signs.append(
+            np.sign(
+                probe(Step(index, w, point, after, None, GradientDescent(0.3)))[
+                    "projection"
+                ]
+            )
+        )
         w = after
     assert signs[1:] == [-sign for sign in signs[:-1]]
 

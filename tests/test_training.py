@@ -9,6 +9,7 @@ import pytest
 import torch
 from pandas.testing import assert_frame_equal
 
+from common.adaptive import RMSProp
 from common.objective import Objective, Problem
 from common.optimizers import GradientDescent, Repeated, StepDrop
 from common.training import (
@@ -177,6 +178,34 @@ def test_sharpness_against_the_exact_hessian(at, k):
         measured = table.loc[t, [f"{name}{suffix}" for name in names]]
         # three dimensions are exhausted by the solver: only rounding is left
         np.testing.assert_allclose(measured.astype(float), exact, rtol=1e-9)
+
+
+def test_preconditioned_sharpness_against_the_exact_hessian():
+    w = torch.tensor([0.7, -1.1, 0.4], dtype=torch.float64)
+    rule = RMSProp(eta=0.05, beta2=0.9)
+    probe = Sharpness(every=1, k=2, tolerance=1e-10, preconditioned=True)
+    table, _ = train(Objective(quartic), rule, w, 4, [probe])
+    nu = torch.zeros(3, dtype=torch.float64)
+    for t, step in enumerate(islice(trajectory(Objective(quartic), rule, w), 5)):
+        nu = 0.9 * nu + 0.1 * step.point.gradient**2
+        P = nu.sqrt() + rule.eps  # with the second moment that the step from w_t uses
+        hessian = torch.autograd.functional.hessian(quartic, step.point.w)
+        exact = torch.linalg.eigvals(hessian / P[:, None]).real.sort(descending=True)[0]
+        names = ["preconditioned_sharpness", "preconditioned_lambda_2"]
+        np.testing.assert_allclose(table.loc[t, names].astype(float), exact[:2], rtol=1e-9)
+
+
+def test_no_preconditioner():
+    probe = Sharpness(preconditioned=True)
+    with pytest.raises(ValueError, match="GradientDescent.*has no preconditioner"):
+        train(QUADRATIC, GradientDescent(0.1), W, 1, [probe])
+
+
+def test_run_of_an_adaptive_rule_measures_both():
+    table = run(PROBLEM, RMSProp(1e-3), seed=0, steps=2, every=2)
+    raw, scaled = table.sharpness, table.preconditioned_sharpness
+    assert raw.notna().tolist() == scaled.notna().tolist() == [True, False, True]
+    assert "preconditioned_sharpness" not in run(PROBLEM, GradientDescent(0.1), 0, 2)
 
 
 def test_the_places_differ():
