@@ -36,6 +36,8 @@ bench: $(BENCH) ## measure the cost of the sharpness, other packages beside ours
 	$(BIN)/python -W ignore -m tests.benchmarks.sharpness
 	$(BIN)/python -m tests.benchmarks.every_step
 	$(BIN)/python -m tests.benchmarks.scaling
+	$(BIN)/python -m tests.benchmarks.overtaking
+	$(BIN)/python -m tests.benchmarks.allocator
 
 lab: $(LAB) ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks

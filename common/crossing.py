@@ -39,7 +39,7 @@ class CloseUp:
 
     def __init__(self, measure_every: int = 1, seed: int = 0):
         self.measure_every = measure_every
-        self.tracker = Curvature(k=1, tolerance=1e-3)
+        self.tracker = Curvature(k=1, tolerance=1e-6)
         self._u: Tensor | None = None
         self._bulk: tuple[Tensor, float] | None = None
         self._generator = torch.Generator().manual_seed(seed)
@@ -186,7 +186,7 @@ def climb(projection: pd.Series) -> tuple[int, int, int]:
 
 def _bulk_direction(point: Point) -> tuple[Tensor, float]:
     start = warm_start(len(point.w), BULK, like=point.w)
-    pairs = top_eigenpairs(point.hessian_product, start, BULK, tolerance=1e-2)
+    pairs = top_eigenpairs(point.hessian_product, start, BULK, tolerance=1e-4)
     return pairs.vectors[:, -1], float(pairs.values[-1])
 
 

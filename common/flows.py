@@ -23,7 +23,7 @@ from common.optimizers import check_eta
 REACH = 20.0  # largest Runge-Kutta step * sharpness
 CLASSICAL = 2.7  # RK4 is stable up to a step * sharpness of 2.785
 MARGIN = 1.2  # the sharpness may have grown by this since it was measured
-COARSE = 1e-2  # residual of the eigenpair that only sets the number of stages
+COARSE = 1e-4  # error of the eigenvalue that only sets the number of stages
 FAR = 0.75  # below this share of the threshold the eigenvalues are measured less often
 PATIENCE = 5  # steps between measurements there
 

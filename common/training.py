@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
-from common.curvature import Curvature
+from common.curvature import TOLERANCE, Curvature
 from common.objective import Objective, Point, Problem
 from common.optimizers import Optimizer
 
@@ -86,7 +86,7 @@ class Sharpness:
         every: int = 10,
         k: int = 1,
         at: str = "iterate",
-        tolerance: float = 1.5e-3,
+        tolerance: float = TOLERANCE,
         preconditioned: bool = False,
     ):
         if at not in self.WEIGHTS:

@@ -10,7 +10,7 @@ from torch.autograd.functional import hessian
 
 from common import ROOT
 from common.objective import Problem
-from tests.benchmarks import every_step, scaling, sharpness, table
+from tests.benchmarks import allocator, every_step, overtaking, scaling, sharpness, table
 from tests.benchmarks.methods import METHODS, Counted, criterion, reference
 
 TINY = Problem("fashion_mnist", 12, 3, 2, "fully_connected", {"width": (6,)})
@@ -83,7 +83,7 @@ def test_the_truth_of_every_step_agrees_with_a_dense_float64_hessian():
 
 def test_the_summary_counts_misses_and_leaves_out_the_cold_steps():
     rows = pd.DataFrame({"step": range(6), "error": [1, 1, 0.01, 0.03, 0, 0.5]})
-    keys = {"net": "FC", "place": "iterate", "method": "warm", "tolerance": 0.1}
+    keys = {"net": "FC", "place": "iterate", "tolerance": 0.1}
     rows = rows.assign(**keys, products=[9, 9, 2, 4, 3, 3], gradients=1.0)
     line = every_step.summary(rows).iloc[0]
     assert (line.points, line.misses, line.products, line.worst) == (4, 2, 3, 0.5)
@@ -105,3 +105,17 @@ def test_a_larger_net_costs_more():
     assert large["P"] > 100 * small["P"] > 0
     for what in scaling.QUANTITIES:
         assert large[what] > small[what]
+
+
+def test_an_overtaking_eigenvalue_and_one_that_is_missed(monkeypatch):
+    assert overtaking.measure(0.05, 3e-6, seed=0, steps=30)["missed"] == 0
+    monkeypatch.setattr("common.curvature.NOISE", 0)
+    monkeypatch.setattr("common.curvature.GUARD", 0)
+    monkeypatch.setattr("common.curvature.SPARE", 0)  # the trap of a plain warm start
+    assert overtaking.measure(0.05, 3e-6, seed=0, steps=30)["missed"] > 5
+
+
+def test_the_allocator_is_measured_in_both_settings():
+    for setting in ("set", "not set"):
+        rows = allocator.measure(setting, n=10)
+        assert len(rows) == 5 and all(0 < r["gradient"] and 0 < r["product"] for r in rows)

@@ -2,7 +2,7 @@
 
 Fully connected and convolutional networks on random images over two decades of the number
 of samples n and of parameters P, one thread. A measurement is one warm-started sharpness
-(residual 1.5e-3) two steps of gradient descent after the last one. Also the share of the
+two steps of gradient descent after the last one. Also the share of the
 machine's matrix-product peak that gradient and Hessian product reach. Writes
 `figures/bench/sharpness/scaling.csv` and `.png`; takes about three CPU minutes.
 """

@@ -38,7 +38,7 @@ from tests.benchmarks.methods import METHODS, Method, Place, gradient, reference
 from tests.benchmarks.table import BOUND, CSV, read, update_readme
 
 SPACING = 5  # steps between measurements
-SEEDS = (10, 11, 12)  # 10 and 11 of the small nets also chose the warm start
+SEEDS = (20, 21, 22)  # never looked at while the tracker was made
 K = (1, 4)
 PACKAGES = ("torch", "scipy", "curvlinops-for-pytorch", "pyhessian", "hessian-eigenthings")
 
@@ -63,7 +63,7 @@ FC, CNN = "fully_connected", "convolutional"
 NETS = (
     _net("FC 49-32-32-10", "fashion_mnist", 128, 7, FC, (32, 32), "tanh", 0.25, 300, 11),
     _net("CNN 8-8", "fashion_mnist", 64, 14, CNN, (8, 8), "elu", 0.1, 440, 11),
-    _net("FC 3072-200-200-10", "cifar10", 1000, 32, FC, (200, 200), "tanh", 0.025, 240, 4),
+    _net("FC 3072-200-200-10", "cifar10", 1000, 32, FC, (200, 200), "tanh", 0.025, 240, 6),
 )
 
 
