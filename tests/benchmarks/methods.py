@@ -195,7 +195,7 @@ class Method:
 POWER = ((100, 1e-3), (200, 1e-4), (500, 1e-5), (1000, 1e-6))
 METHODS = (
     Method("gradient", gradient, ("-",), "-"),
-    Method("ours", ours, (6e-6, 4e-6, 3e-6, 2e-6), TOLERANCE, warm=True),
+    Method("ours", ours, (8e-6, 5e-6, 3e-6, 2e-6), TOLERANCE, warm=True),
     Method("published protocol", published, (0.0,), 0.0),
     Method("curvlinops + eigsh", curvlinops, (1e-2, 1e-3, None), None),
     Method("PyHessian", pyhessian, POWER, POWER[0]),
