@@ -277,7 +277,7 @@ def run_together(
 
     Raises:
         ValueError: If a reference is not among the optimizers, or if both ways to set off
-            late are asked for, or warm_steps is negative or leaves no step.
+            late are asked for, or warm_steps is negative, leaves no step or meets a flow.
     """
     for name in references:
         if name not in optimizers:
@@ -286,9 +286,12 @@ def run_together(
         raise ValueError("set off after an approach or after warm_steps, not after both")
     if not 0 <= warm_steps <= steps:
         raise ValueError(f"warm_steps must lie in 0 ... {steps}, not {warm_steps}")
+    first = next(iter(optimizers.values()))
+    if warm_steps > 0 and hasattr(first, "follow"):
+        raise ValueError(f"warm_steps need a rule as the first optimizer, not {first}")
     began, rows = process_time(), []
     objective, w = problem.build(seed)
-    start, states, first = warm_steps, {}, next(iter(optimizers.values()))
+    start, states = warm_steps, {}
     if warm_steps > 0:
         *_, last = islice(trajectory(objective, first, w), warm_steps)
         w = last.after

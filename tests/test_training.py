@@ -433,6 +433,12 @@ def test_two_ways_to_set_off_late():
         run_together(PROBLEM, rules, [], 0, 5, approach=0.5, warm_steps=2)
 
 
+def test_a_flow_cannot_lead():
+    flow = CentralFlow(RMSProp(3e-3))
+    with pytest.raises(ValueError, match="a rule as the first optimizer, not CentralFlow"):
+        run_together(PROBLEM, {"a": flow}, [], 0, 5, warm_steps=2)
+
+
 def test_gradient_descent_has_no_preconditioned_columns(together):
     assert not {"square", "phi", "preconditioned_sharpness"} & set(together)
 
