@@ -1,8 +1,8 @@
-"""Continuous-time companions of gradient descent: gradient flow and the central flow.
+"""Gradient flow, and the Runge-Kutta steps that advance every flow.
 
-Both are optimizers (see `common.optimizers`): one step advances the flow by the time eta
-that one step of gradient descent stands for, so that step t of either can be laid beside
-step t of the other.
+A flow is an optimizer (see `common.optimizers`): one step advances it by the time eta that
+one step of gradient descent stands for, so that step t of either can be laid beside step t
+of the other. The central flow is in `common.central`.
 """
 
 from collections.abc import Callable
@@ -11,9 +11,7 @@ from functools import lru_cache, partial
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from numpy.polynomial import Chebyshev
-from scipy.optimize import minimize
 from torch import Tensor
 
 from common.curvature import Curvature
@@ -24,30 +22,21 @@ REACH = 20.0  # largest Runge-Kutta step * sharpness
 CLASSICAL = 2.7  # RK4 is stable up to a step * sharpness of 2.785
 MARGIN = 1.2  # the sharpness may have grown by this since it was measured
 COARSE = 1e-4  # error of the eigenvalue that only sets the number of stages
-FAR = 0.75  # below this share of the threshold the eigenvalues are measured less often
-PATIENCE = 5  # steps between measurements there
+PATIENCE = 5  # steps between measurements of the sharpness
 
 Slope = Callable[[Tensor], Tensor]
 
 
 class FlowState(NamedTuple):
-    """State of a flow.
+    """State of gradient flow.
 
     Args:
-        tracker: Follows the top eigenpairs.
+        tracker: Follows the sharpness.
         age: Steps since the last measurement.
-        covariance: X, oscillation along the critical directions [k, k] (central flow).
-        force: 1/2 grad <Sigma, H> [P] (central flow).
-        settled: Whether X changed little at the last update (central flow).
-        excess: tr(H Sigma) / 2, the loss that the oscillation adds on average.
     """
 
     tracker: Curvature
     age: int = PATIENCE
-    covariance: np.ndarray = np.zeros((0, 0))
-    force: Tensor | float = 0.0
-    settled: bool = True
-    excess: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -83,7 +72,12 @@ class GradientFlow:
             state.tracker(point)
             state = state._replace(age=0)
         sharpness = abs(float(state.tracker.last.values[0]))
-        w = _advance(point, self.eta, sharpness, reach=self.reach)
+
+        def slope(w: Tensor) -> Tensor:
+            return point.objective.at(w).gradient
+
+        first = point.gradient
+        w = advance(slope, point.w, self.eta, sharpness, first, self.reach)
         return w, state._replace(age=state.age + 1)
 
     def max_stable_sharpness(self, step: int) -> float:
@@ -91,167 +85,34 @@ class GradientFlow:
         return float("inf")
 
 
-@dataclass(frozen=True)
-class CentralFlow:
-    """The central flow of gradient descent ("EOS flow", paper 002).
-
-    At the edge GD oscillates along the critical eigenvectors U (those with eigenvalue
-    2/eta) with covariance Sigma = U X U^T. Averaged over the oscillation,
-
-        dw/dt = -grad [ L(w) + 1/2 <Sigma, H(w)> ]   (Sigma held fixed),
-
-    and X >= 0 is what just keeps the eigenvalues from exceeding 2/eta. With the curvature
-    gradients D_ij = grad (u_i^T H u_j) and the slack 2/eta - U^T H U this is a semidefinite
-    complementarity problem in k x k matrices, whatever the number of parameters:
-
-        0 <= X,   Z = slack / dt + <D, grad L> + 1/2 <D, D>[X] >= 0,   <X, Z> = 0.
-
-    The time-averaged loss of GD is predicted as L(w) + 1/2 tr(U^T H U X) ~ L + tr(X)/eta.
-    The cost grows with the number of critical directions only: k tracked eigenpairs and
-    k (k + 1) / 2 third derivatives.
-
-    Args:
-        eta: Step size of the gradient descent that is followed; time per step.
-        critical: Eigenvalues above this share of 2/eta take part.
-        stride: Steps between updates of U and X while X changes little (else one step);
-            dt = stride * eta. w itself advances by Runge-Kutta at every step.
-
-    Raises:
-        ValueError: If eta <= 0 or stride < 1.
-    """
-
-    eta: float
-    critical: float = 0.9
-    stride: int = 3
-
-    def __post_init__(self):
-        check_eta(self.eta)
-        if self.stride < 1:
-            raise ValueError(f"stride must be at least 1, not {self.stride}")
-
-    def init(self, w: Tensor) -> FlowState:
-        """The state before the first step."""
-        return FlowState(Curvature(k=1))
-
-    def step(self, point: Point, state: FlowState) -> tuple[Tensor, FlowState]:
-        """Advance by the time eta."""
-        near = _top(state.tracker) > FAR * 2 / self.eta
-        patience = (self.stride if state.settled else 1) if near else PATIENCE
-        if state.age >= patience:
-            state = self._update(point, state)
-        w = _advance(point, self.eta, _top(state.tracker), state.force)
-        return w, state._replace(age=state.age + 1)
-
-    def _update(self, point: Point, state: FlowState) -> FlowState:
-        """Measure the eigenvalues and solve for the oscillation that holds them."""
-        edge, dt = 2 / self.eta, self.eta * self.stride
-        _measure(state.tracker, point, self.critical * edge)
-        pairs = state.tracker.last
-        k = int((pairs.values > self.critical * edge).sum())
-        if k == 0:
-            return FlowState(state.tracker, age=0)  # nothing to hold yet
-        fields = point.curvature_gradients(pairs.vectors[:, :k]).reshape(-1, k * k)
-        drift = (fields.T @ point.gradient).double().cpu().numpy().reshape(k, k)
-        gram = (fields.T @ fields).double().cpu().numpy()
-        values = pairs.values[:k].cpu().numpy()
-        X = complementarity(np.diag(edge - values) / dt + drift, gram / 2)
-        force = fields @ torch.from_numpy(X.reshape(-1)).to(fields) / 2
-        excess = float(values @ np.diag(X)) / 2
-        old = state.covariance
-        change = np.linalg.norm(X - old) if old.shape == X.shape else np.inf
-        settled = bool(change < np.linalg.norm(X) / 4)
-        return FlowState(state.tracker, 0, X, force, settled, excess)
-
-    def max_stable_sharpness(self, step: int) -> float:
-        """2 / eta: where the flow is held."""
-        return 2 / self.eta
-
-
-def complementarity(A: np.ndarray, B: np.ndarray) -> np.ndarray:
-    """Solve 0 <= X, A + B[X] >= 0, <X, A + B[X]> = 0 for a symmetric matrix X.
-
-    It is the optimality condition of min over X >= 0 of <A, X> + 1/2 <X, B[X]>, which is
-    convex; it is solved over a factor Y, X = Y Y^T, by L-BFGS (full-rank Y: every local
-    minimum is global).
-
-    Args:
-        A: Symmetric [k, k].
-        B: Positive semidefinite on symmetric matrices, as a matrix [k k, k k].
-
-    Returns:
-        X [k, k], positive semidefinite.
-
-    Example:
-        >>> complementarity(np.array([[-3.0]]), np.array([[2.0]]))
-        array([[1.5]])
-        >>> complementarity(np.array([[3.0]]), np.array([[2.0]]))
-        array([[0.]])
-    """
-    k = len(A)
-    if np.linalg.eigvalsh(A)[0] >= 0:
-        return np.zeros((k, k))  # nothing has to be held
-    if k == 1:
-        return -A / np.maximum(B, np.finfo(float).tiny)
-    scale, size = np.abs(A).max(), np.diag(B).max()
-    a, b = A / scale, B / size
-
-    def slope(X: np.ndarray) -> np.ndarray:
-        bx = (b @ X.reshape(-1)).reshape(k, k)
-        return a + (bx + bx.T) / 2
-
-    def value(y: np.ndarray) -> tuple[float, np.ndarray]:
-        Y = y.reshape(k, k)
-        X = Y @ Y.T
-        Z = slope(X)
-        return (X * (a + Z)).sum() / 2, (2 * Z @ Y).reshape(-1)
-
-    options = {"maxiter": 1000, "ftol": 1e-15, "gtol": 1e-8, "maxcor": 20}
-    Y = np.eye(k)
-    for _ in range(2 * k):
-        Y = minimize(value, Y.reshape(-1), jac=True, method="L-BFGS-B", options=options).x
-        Y = Y.reshape(k, k)
-        low, directions = np.linalg.eigh(slope(Y @ Y.T))
-        if low[0] > -1e-6:
-            break
-        u = directions[:, 0]  # a saddle: Y has lost u; the best X + t u u^T gives it back
-        uu = np.outer(u, u).reshape(-1)
-        t = -low[0] / max(uu @ b @ uu, 1e-9)
-        Y = Y + t**0.5 * np.outer(u, np.linalg.svd(Y)[2][-1])
-    return scale / size * (Y @ Y.T)
-
-
-def _measure(tracker: Curvature, point: Point, critical: float) -> None:
-    """Eigenpairs above the critical value: as many as the runner-up asks for."""
-    if tracker.last is not None:
-        tracker.k = max(1, int((tracker.last.values > critical).sum()))
-    while tracker(point).runner_up > critical and tracker.k < len(point.w):
-        tracker.k += 1
-
-
-def _top(tracker: Curvature) -> float:
-    return abs(float(tracker.last.values[0])) if tracker.last is not None else np.inf
-
-
-def _advance(
-    point: Point,
+def advance(
+    slope: Slope,
+    y: Tensor,
     time: float,
     sharpness: float,
-    force: Tensor | float = 0.0,
+    first: Tensor,
     reach: float = REACH,
 ) -> Tensor:
-    """dw/dt = -(grad L(w) + force) over a time, by RK4 or, if stiff, by `chebyshev`."""
+    """Integrate dy/dt = -slope(y) over a time, by RK4 or, if stiff, by `chebyshev`.
+
+    Args:
+        slope: Minus the right-hand side.
+        y: Where to start.
+        time: How long.
+        sharpness: Largest eigenvalue of the slope's Jacobian; inf: not known, not stiff.
+        first: slope(y).
+        reach: Largest Runge-Kutta step * sharpness.
+
+    Returns:
+        y at the end.
+    """
     stiffness = time * sharpness if np.isfinite(sharpness) else 0.0
     count = max(1, int(np.ceil(stiffness / reach)))
     h, z = time / count, MARGIN * stiffness / count
     scheme = _classical if z <= CLASSICAL else partial(_stabilised, z=z)
-    objective, w, first = point.objective, point.w, point.gradient + force
-
-    def slope(w: Tensor) -> Tensor:
-        return objective.at(w).gradient + force
-
     for index in range(count):
-        w = scheme(slope, w, h, first if index == 0 else slope(w))
-    return w
+        y = scheme(slope, y, h, first if index == 0 else slope(y))
+    return y
 
 
 def _classical(slope: Slope, w: Tensor, h: float, first: Tensor) -> Tensor:

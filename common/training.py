@@ -129,9 +129,11 @@ class Accuracy:
         return {"accuracy": step.point.objective.accuracy(step.point.w)}
 
 
-def trajectory(objective: Objective, optimizer: Optimizer, w: Tensor) -> Iterator[Step]:
-    """The endless sequence of steps of an optimizer from w [P]."""
-    state, before = optimizer.init(w), w
+def trajectory(
+    objective: Objective, optimizer: Optimizer, w: Tensor, state: Any = None
+) -> Iterator[Step]:
+    """The endless sequence of steps of an optimizer from w [P] and a state (None: new)."""
+    state, before = optimizer.init(w) if state is None else state, w
     for index in count():
         point = objective.at(w)
         after, state = optimizer.step(point, state)
@@ -246,6 +248,7 @@ def run_together(
     steps: int,
     every: int = 10,
     approach: float = 0.0,
+    warm_steps: int = 0,
 ) -> pd.DataFrame:
     """Run several optimizers or flows side by side from the same parameters.
 
@@ -259,30 +262,56 @@ def run_together(
         approach: All set off from where the first optimizer's sharpness, measured every
             `every` steps, first passes this share of its threshold (0: from the start).
             Past the initial transient distances do not carry its discretisation error.
+        warm_steps: All set off from where the first optimizer is after so many steps, its
+            state included: that of rules of the same kind and of flows that follow one.
 
     Returns:
         One row per step and name: `step`, `name`, `loss`, `predicted_loss` (the loss plus
         what the oscillation adds on average, for a central flow), and every `every` steps
         `sharpness`, `displacement` (distance from where all set off) and
-        `distance_to_<reference>`, all Euclidean in weight space. Steps count from the
+        `distance_to_<reference>`, all Euclidean in weight space. For rules with a
+        preconditioner `preconditioned_sharpness` in place of `sharpness`, and at every
+        step `square` (squared norm of the gradient), `predicted_square` (with what the
+        oscillation adds) and `phi` (see `common.central`). Steps count from the
         initialisation. The last row holds `cpu_seconds`.
 
     Raises:
-        ValueError: If a reference is not among the optimizers.
+        ValueError: If a reference is not among the optimizers, or if both ways to set off
+            late are asked for, or warm_steps is negative, leaves no step or meets a flow.
     """
     for name in references:
         if name not in optimizers:
             raise ValueError(f"unknown reference {name!r}; choose from {[*optimizers]}")
+    if approach > 0 and warm_steps != 0:
+        raise ValueError("set off after an approach or after warm_steps, not after both")
+    if not 0 <= warm_steps <= steps:
+        raise ValueError(f"warm_steps must lie in 0 ... {steps}, not {warm_steps}")
+    first = next(iter(optimizers.values()))
+    if warm_steps > 0 and hasattr(first, "follow"):
+        raise ValueError(f"warm_steps need a rule as the first optimizer, not {first}")
     began, rows = process_time(), []
     objective, w = problem.build(seed)
-    start = 0
+    start, states = warm_steps, {}
+    if warm_steps > 0:
+        *_, last = islice(trajectory(objective, first, w), warm_steps)
+        w = last.after
+        for name, rule in optimizers.items():
+            if hasattr(rule, "follow"):
+                states[name] = rule.follow(last.state)
+            elif type(rule) is type(first):
+                states[name] = last.state
     if approach > 0:
-        first = next(iter(optimizers.values()))
         near = passes(approach * first.max_stable_sharpness(0))
         path, w = train(objective, first, w, steps, [Sharpness(every)], near)
         start = len(path) - 1
-    probes = {name: Sharpness(every) for name in optimizers}
-    paths = [trajectory(objective, rule, w) for rule in optimizers.values()]
+    probes = {
+        name: Sharpness(every, preconditioned=hasattr(rule, "preconditioner"))
+        for name, rule in optimizers.items()
+    }
+    paths = [
+        trajectory(objective, rule, w, states.get(name))
+        for name, rule in optimizers.items()
+    ]
     for index, moment in enumerate(
         islice(zip(*paths, strict=True), steps + 1 - start), start
     ):
@@ -292,6 +321,11 @@ def run_together(
             excess = getattr(step.state, "excess", 0.0)
             row = {"step": index, "name": name, "loss": loss}
             row["predicted_loss"] = loss + excess
+            if step.preconditioner is not None:
+                row["square"] = float(step.point.gradient.square().sum())
+                more = getattr(step.state, "excess_square", 0.0)
+                row["predicted_square"] = row["square"] + more
+                row["phi"] = getattr(step.state, "phi", np.nan)
             if index % every == 0:
                 row |= probes[name](step)
                 row["displacement"] = float((step.point.w - w).norm())

@@ -9,7 +9,8 @@ import pytest
 import torch
 from pandas.testing import assert_frame_equal
 
-from common.adaptive import RMSProp
+from common.adaptive import Moments, RMSProp
+from common.central import CentralFlow
 from common.objective import Objective, Problem
 from common.optimizers import GradientDescent, Repeated, StepDrop
 from common.training import (
@@ -367,6 +368,79 @@ def test_together_from_near_the_edge():
 def test_together_without_an_approach_in_time():
     table = run_together(PROBLEM, {"a": GradientDescent(1e-3)}, [], 0, 5, approach=0.9)
     assert table.step.tolist() == [5]  # a single row: nothing to compare, and no crash
+
+
+@pytest.fixture(scope="module")
+def warm():
+    rule = RMSProp(3e-3, beta2=0.95)
+    rules = {"real": rule, "again": RMSProp(3e-3, beta2=0.95), "gd": GradientDescent(0.1)}
+    rules |= {"central": CentralFlow(rule), "stable": CentralFlow(rule, terms=())}
+    return run_together(PROBLEM, rules, ["real"], 0, steps=60, every=5, warm_steps=20)
+
+
+def test_together_from_a_real_state(warm):
+    assert sorted(set(warm.step)) == [*range(20, 61)]
+    alone = run(PROBLEM, RMSProp(3e-3, beta2=0.95), seed=0, steps=60, every=5)
+    rows = warm.set_index(["name", "step"])
+    for name in ("real", "again"):  # with its moments: the run goes on as if nothing was
+        assert rows.loc[name].loss.tolist() == alone.loss[20:].tolist()
+    column = "preconditioned_sharpness"
+    expected = alone[column].iloc[[20, 25]]  # warm and cold starts of the solver
+    np.testing.assert_allclose(rows.loc["real"][column][[20, 25]], expected, rtol=1e-3)
+    begin = rows.xs(20, level="step")
+    assert (begin.loss == begin.loss["real"]).all() and (begin.displacement == 0).all()
+    # the flows set off with the second moment that the real step uses
+    flows = begin[column][["central", "stable"]]
+    np.testing.assert_allclose(flows, begin[column]["real"], rtol=1e-3)
+
+
+def test_together_records_the_squared_gradient(warm):
+    rows = warm.set_index(["name", "step"])
+    objective, w = PROBLEM.build(seed=0)
+    state = (rule := RMSProp(3e-3, beta2=0.95)).init(w)
+    for _ in range(22):
+        w, state = rule.step(objective.at(w), state)
+    assert isinstance(state, Moments)
+    square = float(objective.at(w).gradient.square().sum())
+    assert rows.square["real", 22] == rows.predicted_square["real", 22] == square
+    assert rows.phi["real"].isna().all() and rows.phi["stable"].isna().all()
+    central = rows.loc["central"]
+    at_edge = central.phi.notna()
+    assert at_edge.any() and central.phi.dropna().between(0, 1).all()
+    assert (central.predicted_square >= central.square).all()
+    assert (central.predicted_square > central.square)[at_edge].all()
+    assert (central.predicted_loss > central.loss)[at_edge].all()
+    # nothing of this for a rule without a preconditioner
+    columns = ["square", "predicted_square", "phi", "preconditioned_sharpness"]
+    assert rows.loc["gd"][columns].isna().all(axis=None)
+
+
+def test_together_at_the_adaptive_edge(warm):
+    rows = warm.dropna(subset="displacement").set_index(["name", "step"])
+    sharpness = rows.preconditioned_sharpness * 3e-3 / 2
+    assert sharpness["central"].loc[30:].max() < 1.02 < 1.5 < sharpness["stable"].max()
+
+
+@pytest.mark.parametrize("bad", [-1, 6])
+def test_warm_steps_out_of_range(bad):
+    with pytest.raises(ValueError, match=f"warm_steps must lie in 0 ... 5, not {bad}"):
+        run_together(PROBLEM, {"a": GradientDescent(0.1)}, [], 0, 5, warm_steps=bad)
+
+
+def test_two_ways_to_set_off_late():
+    with pytest.raises(ValueError, match="not after both"):
+        rules = {"a": GradientDescent(0.1)}
+        run_together(PROBLEM, rules, [], 0, 5, approach=0.5, warm_steps=2)
+
+
+def test_a_flow_cannot_lead():
+    flow = CentralFlow(RMSProp(3e-3))
+    with pytest.raises(ValueError, match="a rule as the first optimizer, not CentralFlow"):
+        run_together(PROBLEM, {"a": flow}, [], 0, 5, warm_steps=2)
+
+
+def test_gradient_descent_has_no_preconditioned_columns(together):
+    assert not {"square", "phi", "preconditioned_sharpness"} & set(together)
 
 
 def test_unknown_reference():
