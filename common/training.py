@@ -198,6 +198,7 @@ def run(
     every: int = 10,
     k: int = 1,
     places: Sequence[str] = ("iterate",),
+    raw: bool = True,
     stop_at_accuracy: float | None = None,
 ) -> pd.DataFrame:
     """Train a problem from scratch and follow its sharpness: the workhorse of the sweeps.
@@ -211,6 +212,7 @@ def run(
         k: Number of eigenvalues.
         places: Where to measure them (see `Sharpness`). For a rule with a preconditioner
             the preconditioned ones are measured too.
+        raw: Measure those of H; False leaves only the preconditioned ones.
         stop_at_accuracy: Stop when the training accuracy reaches this value.
 
     Returns:
@@ -218,10 +220,10 @@ def run(
     """
     start = process_time()
     objective, w = problem.build(seed)
-    both = (False, True) if hasattr(optimizer, "preconditioner") else (False,)
+    metrics = [False] * raw + [True] * hasattr(optimizer, "preconditioner")
     probes = [
         Accuracy(every),
-        *(Sharpness(every, k, at, preconditioned=p) for at in places for p in both),
+        *(Sharpness(every, k, at, preconditioned=p) for at in places for p in metrics),
     ]
     until = None
     if stop_at_accuracy is not None:

@@ -207,6 +207,9 @@ def test_run_of_an_adaptive_rule_measures_both():
     raw, scaled = table.sharpness, table.preconditioned_sharpness
     assert raw.notna().tolist() == scaled.notna().tolist() == [True, False, True]
     assert "preconditioned_sharpness" not in run(PROBLEM, GradientDescent(0.1), 0, 2)
+    alone = run(PROBLEM, RMSProp(1e-3), seed=0, steps=2, every=2, raw=False)
+    assert "sharpness" not in alone
+    assert alone.preconditioned_sharpness.equals(scaled)
 
 
 def test_the_places_differ():
