@@ -228,7 +228,7 @@ def warm_start(
     The last eigenvectors alone would be a trap: when another eigenvalue overtakes, they
     are still exact eigenvectors, and the residual sees nothing. So two runners-up get
     columns of their own (which also saves products where the top eigenvalues lie close
-    together), and all columns hold a little of the others and of noise.
+    together), and all columns hold a little of the next one and of noise.
 
     Args:
         size: P.
@@ -242,7 +242,7 @@ def warm_start(
     """
     generator = generator or torch.Generator().manual_seed(0)
     like = torch.empty(0) if like is None else like
-    if last is None or not last.values.isfinite().all():
+    if last is None or not _finite(last):
         known = like.new_empty(0, size)
     else:
         known = torch.cat([last.vectors[:, :k].T, last.runners_up[:, :SPARE].T])
@@ -297,6 +297,7 @@ class Curvature:
 
         product = point.hessian_product if inverse_root is None else scaled
         model = self._before if self._lead > 0 else self.last
+        model = model if model is not None and _finite(model) else None
         start = warm_start(len(point.w), self.k, model, point.w, self._generator)
         pairs = top_eigenpairs(product, start, self.k, self.tolerance, model=model)
         self._remember(pairs)
@@ -305,8 +306,8 @@ class Curvature:
         return pairs
 
     def _remember(self, pairs: Eigenpairs) -> None:
-        if not pairs.values.isfinite().all():
-            self.last, self._before, self._lead = None, None, 0.0
+        if self.last is None or not _finite(self.last) or not _finite(pairs):
+            self.last, self._before, self._lead = pairs, None, 0.0
             return
         if self._before is not None:
             k = min(len(x.values) for x in (pairs, self.last, self._before))
@@ -343,6 +344,10 @@ def _corrections(
     steps = rests / elsewhere
     steps[:, : space.known] += parts * (1 / gaps - 1 / elsewhere)
     return errors, steps
+
+
+def _finite(pairs: Eigenpairs) -> bool:
+    return bool(pairs.values.isfinite().all())
 
 
 def _tensor(values: np.ndarray) -> Tensor:

@@ -315,6 +315,31 @@ def test_a_measurement_after_a_diverged_one_starts_afresh():
     assert float(curvature(bowl(H).at(w)).values[0]) == pytest.approx(0.6, rel=1e-3)
 
 
+def test_a_jump_from_side_to_side_starts_from_the_last_but_one():
+    H, other = matrix(SPECTRA["mixed signs"]), matrix(SPECTRA["mixed signs"], seed=1)
+    sides, curvature, products = (H, other), Curvature(), []
+    for step in range(10):
+        point = bowl(sides[step % 2]).at(torch.zeros(len(H), dtype=F64))
+        products.append(curvature(point).products)
+    # both sides are known by now: as cheap as a point that does not move
+    still = Curvature()
+    again = [still(bowl(H).at(torch.zeros(len(H), dtype=F64))).products for _ in range(10)]
+    assert products[-1] <= again[-1] + 2 < products[1]
+
+
+def test_a_model_of_the_operator_saves_products_and_its_estimate_holds():
+    H = matrix(SPECTRA["mixed signs"])
+    moved = H + 0.02 * matrix(SPECTRA["mixed signs"], seed=1)
+    known = solve(H, 1)
+    start = warm_start(len(H), 1, known, H)
+    plain = top_eigenpairs(lambda v: moved @ v, start, 1, 1e-8)
+    helped = top_eigenpairs(lambda v: moved @ v, start, 1, 1e-8, model=known)
+    truth = torch.linalg.eigvalsh(moved)
+    assert helped.products < plain.products
+    error = abs(float(helped.values[0] - truth[-1]) / float(truth.abs().max()))
+    assert error <= 1e-8
+
+
 # ---------------------------------------------------------------- a real run
 
 
