@@ -188,9 +188,9 @@ class Claims:
                     f"claim {id}, check {check.name!r}: {len(check.values)} values for "
                     f"{len(seeds)} seeds"
                 )
-        self.claims[id] = Claim(
-            id, claim, source, tuple(checks), tuple(seeds), expected, note
-        )
+        judged = Claim(id, claim, source, tuple(checks), tuple(seeds), expected, note)
+        order = sorted([*self.claims, id], key=_parts)  # whatever the order of the story
+        self.claims = {i: judged if i == id else self.claims[i] for i in order}
 
     @property
     def table(self) -> pd.DataFrame:
@@ -270,6 +270,11 @@ class Claims:
         ]
         if wrong:
             raise AssertionError("; ".join(wrong))
+
+
+def _parts(id: str) -> list[tuple[int, str]]:
+    """For sorting: 1.9 before 1.10."""
+    return [(int(part) if part.isdigit() else 0, part) for part in id.split(".")]
 
 
 def _wrapped(text: str, start: str) -> str:

@@ -321,3 +321,10 @@ def test_require_names_every_claim(tmp_path):
 def test_require_without_control(claims):
     add(claims, Check("S", [1, 1], low=1))
     assert claims.require() is None
+
+
+def test_claims_are_listed_by_id_whatever_the_order_of_the_story(tmp_path):
+    claims = Claims("00_test", "quick", tmp_path)
+    for id in ("1.10", "1.2", "1.9"):
+        claims.add(id, "a claim", "a source", [Check("x", [1.0], high=2)], [0])
+    assert list(claims.claims) == ["1.2", "1.9", "1.10"]

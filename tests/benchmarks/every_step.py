@@ -132,7 +132,7 @@ def draw(table: pd.DataFrame) -> None:
             ax.loglog(curve.products, curve.worst, alpha=0.3, **look)
         ax.axhline(MISS, color=BLACK, ls="--", lw=1)
         ax.set(title=f"{net}: sharpness at every step", xlabel="Hessian products a step")
-        ax.set_xticks([2, 3, 4, 5, 6, 8, 10], [2, 3, 4, 5, 6, 8, 10])
+        ax.set_xticks([4, 5, 6, 7, 8], [4, 5, 6, 7, 8])
         ax.minorticks_off()
     axes[0].set_ylabel("relative error: 95 % (faint: worst)")
     fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
