@@ -147,6 +147,14 @@ def test_the_runner_up_is_a_lower_bound_of_the_next_eigenvalue():
         assert overlap.abs().max() < 1e-12
 
 
+def test_a_start_inside_an_invariant_subspace_is_left_at_random():
+    # one exact eigenvector, two wanted: its residual is zero and points nowhere
+    H = torch.diag(torch.linspace(0, 3, 40, dtype=F64))
+    pairs = top_eigenpairs(lambda v: H @ v, torch.eye(40, dtype=F64)[:, -1:], k=2)
+    expected = torch.linspace(0, 3, 40, dtype=F64)[[39, 38]]
+    assert ((pairs.values - expected).abs() <= 1e-5 * 3).all()
+
+
 def test_the_limit_is_kept():
     H = matrix(SPECTRA["mixed signs"])
     pairs = solve(H, 1, tolerance=1e-14, limit=20)
