@@ -2,6 +2,7 @@
 
 import gzip
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -89,3 +90,9 @@ class Figures:
         endings = (".csv.gz", ".csv") if large else (".csv", ".csv.gz")
         os.replace(partial, self.folder / f"{name}{endings[0]}")
         (self.folder / f"{name}{endings[1]}").unlink(missing_ok=True)
+
+
+def look(seed: int, seeds: Sequence[int]) -> dict[str, float]:
+    """Line style of a seed's curve: bold for the first seed, thin for the others."""
+    first = seed == seeds[0]
+    return {"lw": 1.4 if first else 0.7, "alpha": 1 if first else 0.45}

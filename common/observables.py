@@ -1,9 +1,11 @@
 """Numbers read off a training table: crossings, hovering, rises, collapse.
 
 Each takes a table of `common.training.run` (columns `step`, `time`, `loss`, `mss`, and a
-column of sharpnesses that is NaN where it was not measured), the last two one of
+column of sharpnesses that is NaN where it was not measured), or, where it says so, one of
 `common.training.run_together` (columns `step`, `name`, ...).
 """
+
+from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
@@ -117,3 +119,48 @@ def side_by_side(table: pd.DataFrame, column: str) -> pd.DataFrame:
 def averaged(series: pd.Series, window: int = 51) -> pd.Series:
     """Centred running mean over an odd number of steps; NaN near the ends."""
     return series.rolling(window, center=True).mean()
+
+
+def late(table: pd.DataFrame, column: str = "preconditioned_sharpness") -> float:
+    """Median of sharpness / threshold over the second half of a run."""
+    return hover(table, column, after=0, start=table.step.median())
+
+
+def past(
+    table: pd.DataFrame, start: float, column: str = "preconditioned_sharpness"
+) -> pd.DataFrame:
+    """The measured rows from a step on, with `ratio`, sharpness / threshold."""
+    seen = measured(table[table.step >= start], column)
+    return seen.assign(ratio=seen[column] / seen.mss)
+
+
+def by_name(table: pd.DataFrame, names: Iterable[str]) -> dict[str, pd.DataFrame]:
+    """The parts of a table of `run_together`, in this order, as far as it has them.
+
+    Example:
+        >>> rows = {"step": [0, 0, 1, 1], "name": ["gd", "flow"] * 2, "loss": [2, 2, 1, 0]}
+        >>> parts = by_name(pd.DataFrame(rows), ["flow", "other"])
+        >>> {name: part.loss.tolist() for name, part in parts.items()}
+        {'flow': [2, 0]}
+    """
+    parts = {name: table[table.name == name].reset_index() for name in names}
+    return {name: part for name, part in parts.items() if len(part)}
+
+
+def late_distance(table: pd.DataFrame, name: str, reference: str = "real") -> float:
+    """Mean distance to the reference over the last tenth of a table of `run_together`."""
+    column = f"distance_to_{reference}"
+    part = measured(by_name(table, [name])[name], column)
+    return part[part.step >= part.step.quantile(0.9)][column].mean()
+
+
+def prediction_error(
+    table: pd.DataFrame,
+    name: str,
+    column: str = "predicted_loss",
+    reference: str = "real",
+    window: int = 51,
+) -> float:
+    """Median relative error of a flow's loss against the reference's running mean."""
+    real = averaged(side_by_side(table, "loss")[reference], window)
+    return (side_by_side(table, column)[name] / real - 1).abs().median()

@@ -12,7 +12,11 @@ from common.observables import (
     crossing,
     fall,
     hover,
+    late,
+    late_distance,
     measured,
+    past,
+    prediction_error,
     rise_share,
     rises,
     rises_before,
@@ -212,3 +216,25 @@ def test_averaged():
     mean = averaged(pd.Series([0.0, 3.0, 6.0, 0.0]), window=3)
     assert mean[1:3].tolist() == [3, 3]
     assert mean.isna().tolist() == [True, False, False, True]
+
+
+def test_late_is_the_median_over_the_second_half():
+    table = pd.DataFrame({"step": range(5), "mss": 2.0})
+    table["preconditioned_sharpness"] = [9.0, 9.0, 2.0, np.nan, 4.0]
+    assert late(table) == 1.5
+    seen = past(table, start=1)
+    assert seen.step.tolist() == [1, 2, 4] and seen.ratio.tolist() == [4.5, 1, 2]
+
+
+def test_flows_against_a_reference():
+    steps = np.arange(101)
+    real = pd.DataFrame({"step": steps, "name": "real", "loss": 2.0})
+    real["loss"] += (-1.0) ** steps  # oscillates about 2: its mean is nearly that
+    flow = pd.DataFrame({"step": steps, "name": "flow", "loss": 1.0})
+    flow["predicted_loss"], flow["distance_to_real"] = 2.2, steps / 100
+    real["predicted_loss"], real["distance_to_real"] = real.loss, 0.0
+    table = pd.concat([real, flow])
+    assert late_distance(table, "flow") == pytest.approx(0.95)  # steps 90 to 100
+    # 51 steps: one more up than down, or the other way round: 1/51 of 1 about 2
+    assert prediction_error(table, "flow") == pytest.approx(0.1, abs=0.011)
+    assert prediction_error(table, "flow", "loss") == pytest.approx(0.5, abs=0.006)
