@@ -32,7 +32,7 @@ test: $(INSTALLED) ## lint, unit tests and doctests with coverage, then nbval on
 	env -u MPLBACKEND TQDM_DISABLE=1 $(BIN)/python -m pytest -q --nbval-lax \
 	  --nbval-current-env --nbval-cell-timeout=1800 -p no:cacheprovider notebooks
 
-bench: $(BENCH) ## measure the cost of the sharpness, other packages beside ours (half an hour)
+bench: $(BENCH) ## measure the cost of the sharpness, other packages beside ours (three quarters of an hour)
 	$(BIN)/python -W ignore -m tests.benchmarks.sharpness
 	$(BIN)/python -m tests.benchmarks.every_step
 	$(BIN)/python -m tests.benchmarks.scaling

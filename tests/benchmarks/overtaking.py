@@ -2,7 +2,7 @@
 
 The operator has fixed eigenvectors that do not interact, and one eigenvalue rises through
 the largest at a constant rate: the tracked eigenvector stays exact for ever, so that its
-residual says nothing. Writes `figures/bench/sharpness/overtaking.csv`; half a minute.
+residual says nothing. Writes `figures/bench/sharpness/overtaking.csv`; four minutes.
 """
 
 import argparse
