@@ -6,7 +6,7 @@ from.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -33,11 +33,28 @@ class Images:
             to 1 if not standardized).
         y: Labels [n], int64, from 0 to len(classes) - 1.
         classes: The original label that each value of `y` stands for.
+        targets: What the outputs are to reach [n, outputs], where that is not one-hot.
+
+    Example:
+        >>> pair = load("fashion_mnist", n=4, classes=(0, 6), size=7)
+        >>> pair.signed().targets.T
+        tensor([[-1., -1.,  1.,  1.]])
     """
 
     x: torch.Tensor
     y: torch.Tensor
     classes: tuple[int, ...]
+    targets: torch.Tensor | None = None
+
+    def signed(self) -> "Images":
+        """The same images for a net with one output: -1 for one class, +1 for the other.
+
+        Raises:
+            DataError: If there are not two classes.
+        """
+        if len(self.classes) != 2:
+            raise DataError(f"signs stand for two classes, not for {len(self.classes)}")
+        return replace(self, targets=(2 * self.y[:, None] - 1).to(self.x.dtype))
 
 
 def _block_sums(pixels: np.ndarray, size: int) -> np.ndarray:

@@ -117,28 +117,33 @@ class Objective:
         loss: Maps w [P] to a scalar tensor, twice differentiable.
         outputs: Maps w to the network outputs [n, classes], where there is a network.
         labels: Class of each sample [n], where there are classes.
+        batch: Maps indices of samples [size] to the objective on these alone, where there
+            are samples.
     """
 
     loss: Callable[[Tensor], Tensor]
     outputs: Callable[[Tensor], Tensor] | None = None
     labels: Tensor | None = None
+    batch: "Callable[[Tensor], Objective] | None" = None
 
     def at(self, w: Tensor, curvature: bool = False) -> Point:
         """The objective at w [P]; see `Point`."""
         return Point(self, w, curvature)
 
     def accuracy(self, w: Tensor) -> float:
-        """Share of the training samples that are classified correctly."""
+        """Share of the samples classified correctly; one output decides by its sign."""
         with torch.no_grad():
-            hit = self.outputs(w).argmax(1) == self.labels
-        return float(hit.double().mean())
+            outputs = self.outputs(w)
+        single = outputs.shape[1] == 1
+        chosen = (outputs[:, 0] > 0).long() if single else outputs.argmax(1)
+        return float((chosen == self.labels).double().mean())
 
 
 def network(model: nn.Module, images: Images, loss: str) -> tuple[Objective, Tensor]:
     """The training loss of a network as a function of its flattened parameters.
 
-    "mse" is 1/2 sum over outputs of (f - y)^2, mean over samples, y one-hot (paper 001;
-    every step size and threshold of this repository refers to that convention).
+    "mse" is 1/2 sum over outputs of (f - y)^2, mean over samples, y the targets or one-hot
+    (paper 001; every step size and threshold of this repository refers to that convention).
     "cross_entropy" is the mean over samples.
 
     Args:
@@ -150,37 +155,50 @@ def network(model: nn.Module, images: Images, loss: str) -> tuple[Objective, Ten
         The objective and the model's present parameters w [P].
 
     Raises:
-        ValueError: If the loss is unknown.
+        ValueError: If the loss is unknown, or cross-entropy meets targets.
     """
     if loss not in LOSSES:
         raise ValueError(f"unknown loss {loss!r}; choose one of {LOSSES}")
+    if loss == "cross_entropy" and images.targets is not None:
+        raise ValueError("cross-entropy needs classes: targets go with 'mse'")
     dtype = images.x.dtype
     model = deepcopy(model).to(DEVICE, dtype)  # the caller's own stays as it is
     x = images.x.to(DEVICE)
     if x.dim() == 4:
         x = x.contiguous(memory_format=torch.channels_last)  # faster convolutions
-    labels = images.y.to(DEVICE)
-    one_hot = nn.functional.one_hot(labels, len(images.classes)).to(dtype)
+    labels = images.y.to(DEVICE) if images.classes else None
+    if images.targets is None:
+        y = nn.functional.one_hot(labels, len(images.classes)).to(dtype)
+    else:
+        y = images.targets.to(DEVICE, dtype)
     tensors, places = _detach_parameters(model)
     shapes, sizes = [p.shape for p in tensors], [p.numel() for p in tensors]
     w = torch.cat([p.reshape(-1) for p in tensors])
 
-    def outputs(w: Tensor) -> Tensor:
-        parts = [
-            part.view(shape) for part, shape in zip(w.split(sizes), shapes, strict=True)
-        ]
-        for module, name, index in places:
-            setattr(module, name, parts[index])
-        return model(x)
+    def on(x: Tensor, y: Tensor, labels: Tensor | None) -> Objective:
+        """The objective on these samples."""
 
-    def squared_error(w: Tensor) -> Tensor:
-        return (outputs(w) - one_hot).square().sum() / (2 * len(x))
+        def outputs(w: Tensor) -> Tensor:
+            parts = [
+                part.view(shape) for part, shape in zip(w.split(sizes), shapes, strict=True)
+            ]
+            for module, name, index in places:
+                setattr(module, name, parts[index])
+            return model(x)
 
-    def cross_entropy(w: Tensor) -> Tensor:
-        return nn.functional.cross_entropy(outputs(w), labels)
+        def squared_error(w: Tensor) -> Tensor:
+            return (outputs(w) - y).square().sum() / (2 * len(x))
 
-    chosen = squared_error if loss == "mse" else cross_entropy
-    return Objective(chosen, outputs, labels), w
+        def cross_entropy(w: Tensor) -> Tensor:
+            return nn.functional.cross_entropy(outputs(w), labels)
+
+        def batch(rows: Tensor) -> Objective:
+            return on(x[rows], y[rows], None if labels is None else labels[rows])
+
+        chosen = squared_error if loss == "mse" else cross_entropy
+        return Objective(chosen, outputs, labels, batch)
+
+    return on(x, y, labels), w
 
 
 def _detach_parameters(model: nn.Module) -> tuple[list[Tensor], list[tuple]]:
@@ -216,6 +234,8 @@ class Problem:
         options: Keyword arguments of the model.
         loss: "mse" or "cross_entropy".
         dtype: "float32" or "float64".
+        signed: Two classes as one output with the targets -1 and +1.
+        split: "train" or "test".
 
     Example:
         >>> problem = Problem(n=20, classes=4, size=7, model="fully_connected")
@@ -232,6 +252,8 @@ class Problem:
     options: dict[str, Any] = field(default_factory=dict)
     loss: str = "mse"
     dtype: str = "float32"
+    signed: bool = False
+    split: str = "train"
 
     def build(self, seed: int) -> tuple[Objective, Tensor]:
         """The objective and its initial parameters.
@@ -251,18 +273,21 @@ class Problem:
             raise ValueError(f"unknown model {self.model!r}; choose one of {[*MODELS]}")
         images = self._images()
         make = MODELS[self.model] if isinstance(self.model, str) else self.model
+        count = len(images.classes) if images.targets is None else images.targets.shape[1]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            model = make(images.x.shape[1:], len(images.classes), **self.options)
+            model = make(images.x.shape[1:], count, **self.options)
         return network(model, images, self.loss)
 
     def _images(self) -> Images:
         if callable(self.data):
             return self.data()
-        return load(
+        images = load(
             self.data,
             n=self.n,
             classes=self.classes,
             size=self.size,
+            split=self.split,
             dtype=getattr(torch, self.dtype),
         )
+        return images.signed() if self.signed else images

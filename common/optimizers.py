@@ -11,6 +11,7 @@ threshold of the preconditioned sharpness.
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from common.objective import Point
@@ -52,9 +53,51 @@ class StepDrop:
         return self.first if step < self.at else self.then
 
 
-def check_eta(eta: float) -> None:
-    """Raise ValueError unless the step size is positive."""
-    if not callable(eta) and not eta > 0:
+@dataclass(frozen=True)
+class Warmup:
+    """Linear warmup (paper 000): eta_t = eta_i + (eta_f - eta_i) (t - hold) / steps.
+
+    Constant at eta_i for the first `hold` steps, at eta_f from step `hold + steps` on; the
+    maximum stable sharpness, proportional to 1 / eta_t, is then a decaying curve. For a
+    batch of runs eta_i and eta_f may be columns [R, 1], one step size for each run.
+
+    Args:
+        eta_i: Initial step size.
+        eta_f: Final step size.
+        steps: Length T of the warmup.
+        hold: Steps before it.
+
+    Raises:
+        ValueError: If a step size is not positive, steps < 1 or hold < 0.
+
+    Example:
+        >>> schedule = Warmup(0.1, 0.5, steps=4, hold=2)
+        >>> [round(schedule(t), 1) for t in range(8)]
+        [0.1, 0.1, 0.1, 0.2, 0.3, 0.4, 0.5, 0.5]
+    """
+
+    eta_i: float | Tensor
+    eta_f: float | Tensor
+    steps: int
+    hold: int = 0
+
+    def __post_init__(self):
+        check_eta(self.eta_i)
+        check_eta(self.eta_f)
+        if not (self.steps >= 1 and self.hold >= 0):
+            raise ValueError(
+                f"a warmup needs steps >= 1 and hold >= 0, not {self.steps}, {self.hold}"
+            )
+
+    def __call__(self, step: int) -> float | Tensor:
+        """The step size at a step."""
+        share = min(max(step - self.hold, 0), self.steps) / self.steps
+        return self.eta_i + (self.eta_f - self.eta_i) * share
+
+
+def check_eta(eta) -> None:
+    """Raise ValueError unless the step size (each one, of a column) is positive."""
+    if not callable(eta) and not torch.as_tensor(eta).gt(0).all():
         raise ValueError(f"the step size eta must be positive, not {eta}")
 
 
@@ -84,7 +127,7 @@ class GradientDescent:
         20.0
     """
 
-    eta: float | StepDrop
+    eta: float | StepDrop | Warmup
 
     def __post_init__(self):
         check_eta(self.eta)
@@ -121,7 +164,7 @@ class HeavyBall:
         30.0
     """
 
-    eta: float | StepDrop
+    eta: float | StepDrop | Warmup
     beta: float
 
     def __post_init__(self):

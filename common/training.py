@@ -216,15 +216,15 @@ def run(
         stop_at_accuracy: Stop when the training accuracy reaches this value.
 
     Returns:
-        The table of `train`, with `accuracy`, and `cpu_seconds` so far in the last row.
+        The table of `train`, with `accuracy` where there are classes, and `cpu_seconds`
+        so far in the last row.
     """
     start = process_time()
     objective, w = problem.build(seed)
     metrics = [False] * raw + [True] * hasattr(optimizer, "preconditioner")
-    probes = [
-        Accuracy(every),
-        *(Sharpness(every, k, at, preconditioned=p) for at in places for p in metrics),
-    ]
+    probes = [Sharpness(every, k, at, preconditioned=p) for at in places for p in metrics]
+    if objective.labels is not None:
+        probes.append(Accuracy(every))
     until = None
     if stop_at_accuracy is not None:
         until = _reaches(stop_at_accuracy)

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from common.objective import Objective
-from common.optimizers import GradientDescent, HeavyBall, Repeated, StepDrop
+from common.optimizers import GradientDescent, HeavyBall, Repeated, StepDrop, Warmup
 
 START = torch.tensor([1.0, -0.5, 0.3], dtype=torch.float64)
-BOWL = Objective(lambda w: (w**4).sum() / 4 + (w * w.roll(1)).sum() + w.square().sum())
+BOWL = Objective(lambda w: (w**4).sum() / 4 + (w * w.roll(1, -1)).sum() + w.square().sum())
 DROP = StepDrop(0.05, 0.02, at=8)
 
 
@@ -38,7 +38,10 @@ def assert_same(a: torch.Tensor, b: torch.Tensor):
     torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-13)
 
 
-@pytest.mark.parametrize("eta", [0.05, DROP])
+WARMUP = Warmup(0.01, 0.05, steps=10, hold=4)
+
+
+@pytest.mark.parametrize("eta", [0.05, DROP, WARMUP])
 def test_gradient_descent_is_sgd(eta):
     schedule = eta if callable(eta) else lambda step: eta
     assert_same(path(GradientDescent(eta), 20), torch_path(20, schedule))
@@ -54,6 +57,37 @@ def test_heavy_ball_is_not_sgd_with_momentum_under_a_schedule():
     assert_same(ours[:8], theirs[:8])  # the same until the step size drops ...
     # ... there PyTorch rescales the whole velocity, Polyak's rule the gradient only
     assert (ours[8] - theirs[8]).norm() > 0.1 * (ours[8] - ours[7]).norm()
+
+
+def test_warmup_tells_polyak_from_pytorch_at_its_first_growing_step():
+    ours = path(HeavyBall(WARMUP, 0.9), 20)
+    theirs = torch_path(20, WARMUP, beta=0.9)
+    assert_same(ours[:5], theirs[:5])  # constant up to step 4, where eta still is eta_i
+    assert (ours[5] - theirs[5]).norm() > 1e-2 * (ours[5] - ours[4]).norm()
+
+
+def test_warmup_is_linear_between_two_constants_and_makes_the_threshold_fall():
+    etas = [WARMUP(step) for step in range(20)]
+    assert etas[:5] == [0.01] * 5 and etas[14:] == [0.05] * 6
+    rises = torch.tensor(etas[4:15]).diff()
+    torch.testing.assert_close(rises, torch.full((10,), 0.004))
+    mss = [HeavyBall(WARMUP, 0.9).max_stable_sharpness(t) for t in range(4, 15)]
+    assert mss == sorted(mss, reverse=True) and mss[-1] == pytest.approx(3.8 / 0.05)
+
+
+def test_a_column_of_step_sizes_serves_a_batch_of_runs():
+    column = torch.tensor([[0.01], [0.03]], dtype=torch.float64)
+    many = path(HeavyBall(Warmup(column, 2 * column, 5), 0.9), 8, w=START.expand(2, -1))
+    for row, eta in enumerate((0.01, 0.03)):
+        assert_same(many[:, row], path(HeavyBall(Warmup(eta, 2 * eta, 5), 0.9), 8))
+
+
+@pytest.mark.parametrize(
+    "bad", [(0.0, 1.0, 5), (0.1, -1.0, 5), (0.1, 1.0, 0), (1, 1, 5, -1)]
+)
+def test_a_bad_warmup_is_refused(bad):
+    with pytest.raises(ValueError):
+        Warmup(*bad)
 
 
 def test_heavy_ball_is_the_formula_under_a_schedule():
