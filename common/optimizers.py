@@ -59,7 +59,7 @@ class Warmup:
 
     Constant at eta_i for the first `hold` steps, at eta_f from step `hold + steps` on; the
     maximum stable sharpness, proportional to 1 / eta_t, is then a decaying curve. For a
-    batch of runs eta_i and eta_f may be columns [R, 1], one step size for each run.
+    batch of runs, w [..., P], eta_i and eta_f may be tensors [..., 1].
 
     Args:
         eta_i: Initial step size.
@@ -101,9 +101,10 @@ def check_eta(eta) -> None:
         raise ValueError(f"the step size eta must be positive, not {eta}")
 
 
-def check_share(name: str, value: float) -> None:
-    """Raise ValueError unless a momentum or averaging constant lies in [0, 1)."""
-    if not 0 <= value < 1:
+def check_share(name: str, value) -> None:
+    """Raise ValueError unless a momentum or averaging constant (each one) is in [0, 1)."""
+    many = torch.as_tensor(value)
+    if not (many.ge(0) & many.lt(1)).all():
         raise ValueError(f"{name} must lie in [0, 1), not {value}")
 
 
@@ -154,7 +155,7 @@ class HeavyBall:
 
     Args:
         eta: Step size, a number or a schedule.
-        beta: Momentum in [0, 1).
+        beta: Momentum in [0, 1); a tensor [..., 1] for a batch of runs.
 
     Raises:
         ValueError: If eta <= 0 or beta lies outside [0, 1).
@@ -165,7 +166,7 @@ class HeavyBall:
     """
 
     eta: float | StepDrop | Warmup
-    beta: float
+    beta: float | Tensor
 
     def __post_init__(self):
         check_eta(self.eta)

@@ -1,8 +1,8 @@
 """What makes a trajectory random: mini-batches and a noise floor, as wrappers of a rule.
 
-Both are optimizers themselves. What they draw depends on their seed alone, and for a batch
-of runs (w of shape [R, P]) each run has a seed of its own, so that a run is the same
-whatever other runs are beside it.
+Both are optimizers themselves. What they draw depends on their seed alone: for a batch of
+runs (w of shape [R, ..., P]) there is one seed for each row, so that a run is the same
+whatever other runs are beside it. Runs in one row draw the same (common random numbers).
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ class Drawn(NamedTuple):
 
     Args:
         inner: The state of the rule.
-        generators: One for each run.
+        generators: One for each row of runs.
         order: Samples in the order of this epoch [R, n], or [n]; None without batches.
         used: How many of them were used.
     """
@@ -52,9 +52,9 @@ class _Wrapper:
 
     def _generators(self, w: Tensor) -> tuple[torch.Generator, ...]:
         seeds = (self.seed,) if isinstance(self.seed, int) else tuple(self.seed)
-        runs = len(w) if w.dim() == 2 else 1
-        if len(seeds) != runs:
-            raise ValueError(f"{len(seeds)} seeds for {runs} runs: give one for each run")
+        rows = len(w) if w.dim() > 1 else 1
+        if len(seeds) != rows:
+            raise ValueError(f"{len(seeds)} seeds for {rows} runs: give one for each run")
         return tuple(torch.Generator().manual_seed(seed) for seed in seeds)
 
 
@@ -68,8 +68,9 @@ class Noisy(_Wrapper):
 
     Args:
         rule: The rule.
-        scale: Standard deviation sigma of the noise, per parameter and step.
-        seed: Of the noise; one for each run of a batch.
+        scale: Standard deviation sigma of the noise, per parameter and step; a tensor
+            [..., 1] for a batch of runs.
+        seed: Of the noise; one for each row of a batch of runs.
 
     Raises:
         ValueError: If the scale is negative; from `init` if there are not as many seeds as
@@ -77,11 +78,11 @@ class Noisy(_Wrapper):
     """
 
     rule: Optimizer
-    scale: float
+    scale: float | Tensor
     seed: int | Sequence[int] = 0
 
     def __post_init__(self):
-        if not self.scale >= 0:
+        if not torch.as_tensor(self.scale).ge(0).all():
             raise ValueError(f"the noise scale must not be negative, not {self.scale}")
 
     def init(self, w: Tensor) -> Drawn:
@@ -91,15 +92,10 @@ class Noisy(_Wrapper):
     def step(self, point: Point, state: Drawn) -> tuple[Tensor, Drawn]:
         """One update of the rule, and noise."""
         after, inner = self.rule.step(point, state.inner)
-        if self.scale > 0:
-            kind = {"dtype": after.dtype}
-            noise = torch.stack(
-                [
-                    torch.randn(after.shape[-1], generator=g, **kind)
-                    for g in state.generators
-                ]
-            )
-            after = after + self.scale * noise.view_as(after).to(after.device)
+        size, dtype = after.shape[-1], after.dtype
+        noise = [torch.randn(size, generator=g, dtype=dtype) for g in state.generators]
+        shape = (-1, *[1] * (after.dim() - 2), size) if after.dim() > 1 else (size,)
+        after = after + self.scale * torch.stack(noise).view(shape).to(after.device)
         return after, state._replace(inner=inner)
 
 
@@ -114,7 +110,7 @@ class MiniBatch(_Wrapper):
         rule: The rule.
         size: Samples of a batch.
         n: Samples of the training set.
-        seed: Of the order; one for each run of a batch of runs.
+        seed: Of the order; one for each row of a batch of runs.
 
     Raises:
         ValueError: If size does not lie in 1 ... n; from `init` if there are not as many
@@ -139,7 +135,7 @@ class MiniBatch(_Wrapper):
         order, used = state.order, state.used
         if used + self.size > self.n:
             drawn = [torch.randperm(self.n, generator=g) for g in state.generators]
-            order, used = torch.stack(drawn).view(*point.w.shape[:-1], self.n), 0
+            order, used = torch.stack(drawn) if point.w.dim() > 1 else drawn[0], 0
         rows = order[..., used : used + self.size].to(point.w.device)
         seen = point.objective.batch(rows).at(point.w)
         after, inner = self.rule.step(seen, state.inner)
