@@ -56,7 +56,9 @@ def phases(table: pd.DataFrame, factor: float = 5.0) -> dict[str, tuple[int, int
         if back > up:
             spans.append((turn, back))
             below = rows.loc[back:]
-            below = below[~(below.sharpness > below.mss).cummax()]  # until it is above again
+            below = below[
+                ~(below.sharpness > below.mss).cummax()
+            ]  # until it is above again
             low = below.sharpness.idxmin()
             if below.loss[low] <= peak / factor:
                 spans.append((back, low))

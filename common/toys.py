@@ -11,7 +11,7 @@ not by a formula; this one is ours. On the floor x = 0 the sharpness is S = e^-y
 The loss is positive and S cannot change its sign, however large a catapult.
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from time import process_time
@@ -108,7 +108,7 @@ class ToySetting:
 
 
 def run_toy(
-    settings: dict[str, ToySetting], seeds: Sequence[int], steps: int
+    settings: dict[Hashable, ToySetting], seeds: Sequence[int], steps: int
 ) -> pd.DataFrame:
     """Run every setting from every seed's start, with its noise, all side by side.
 
@@ -127,7 +127,9 @@ def run_toy(
             outside [0, 1).
     """
     if not settings or not seeds or steps < 1:
-        raise ValueError(f"nothing to run: {len(settings)} settings, {seeds}, {steps} steps")
+        raise ValueError(
+            f"nothing to run: {len(settings)} settings, {seeds}, {steps} steps"
+        )
     start = process_time()
 
     def column(*names: str) -> Tensor:
