@@ -2,14 +2,18 @@
 
 import gzip
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image
 
 from common import ROOT
 
@@ -90,6 +94,63 @@ class Figures:
         endings = (".csv.gz", ".csv") if large else (".csv", ".csv.gz")
         os.replace(partial, self.folder / f"{name}{endings[0]}")
         (self.folder / f"{name}{endings[1]}").unlink(missing_ok=True)
+
+    def animate(
+        self,
+        figure: Figure,
+        name: str,
+        artists: Sequence[Artist],
+        update: Callable[[Hashable], None],
+        frames: Iterable[Hashable],
+        milliseconds: int = 60,
+        colors: int = 256,
+    ) -> None:
+        """Write <name>.gif, an endless loop: the same frames are the same bytes.
+
+        What does not move is drawn once; all frames share their colours.
+
+        Args:
+            figure: The figure; closed afterwards.
+            name: File name without ending.
+            artists: What moves.
+            update: Sets the artists to a frame.
+            frames: What `update` is called with, one after the other.
+            milliseconds: How long a frame is seen, a multiple of 10.
+            colors: Number of colours, at most 256.
+
+        Raises:
+            ValueError: If there are no frames, or the format has not that time or number
+                of colours.
+        """
+        frames = list(frames)
+        if not frames:
+            raise ValueError(f"animation {name!r} has no frames")
+        if milliseconds <= 0 or milliseconds % 10 or not 2 <= colors <= 256:
+            raise ValueError(
+                f"a GIF counts in 10 milliseconds and has 2 to 256 colours, not "
+                f"{milliseconds} and {colors}"
+            )
+        canvas = FigureCanvasAgg(figure)
+        for artist in artists:
+            artist.set_animated(True)  # left out of what is drawn once
+        canvas.draw()
+        still = canvas.copy_from_bbox(figure.bbox)
+        images = []
+        for frame in frames:
+            canvas.restore_region(still)
+            update(frame)
+            for artist in artists:
+                artist.axes.draw_artist(artist)
+            images.append(Image.fromarray(np.array(canvas.buffer_rgba())[..., :3]))
+        plt.close(figure)
+        some = np.vstack([np.array(image) for image in images[:: len(images) // 12 + 1]])
+        palette = Image.fromarray(some).quantize(colors)
+        images = [image.quantize(palette=palette, dither=0) for image in images]
+        self.folder.mkdir(parents=True, exist_ok=True)
+        partial = self.folder / f".{name}.{os.getpid()}"
+        rest = {"save_all": True, "append_images": images[1:], "loop": 0}
+        images[0].save(partial, format="gif", duration=milliseconds, **rest)
+        os.replace(partial, self.folder / f"{name}.gif")
 
 
 def look(seed: int, seeds: Sequence[int]) -> dict[str, float]:

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.colors import to_rgb
+from PIL import Image
 
 from common import figures
 from common.figures import Figures, by_step_size, panels, threshold
@@ -106,6 +107,67 @@ def test_failed_drawing_keeps_the_old_figure(house, figure, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         house.save(figure, "s", DATA * 2)
     assert {name: (house.folder / name).read_bytes() for name in before} == before
+
+
+def moving(house, name="walk", places=(0, 1, 2), **options):
+    fig, ax = plt.subplots(figsize=(2, 1.5))
+    ax.set(xlim=(-1, 4), ylim=(-1, 1))
+    (dot,) = ax.plot([], [], "o", color=figures.RED, ms=20)
+    house.animate(fig, name, [dot], lambda t: dot.set_data([t], [0]), places, **options)
+    return house.folder / f"{name}.gif"
+
+
+def test_animation(house):
+    path = moving(house, milliseconds=120)
+    assert files(house) == ["walk.gif"]  # and nothing partial
+    with Image.open(path) as gif:
+        assert gif.n_frames == 3 and gif.size == (200, 150)
+        assert gif.info["loop"] == 0 and gif.info["duration"] == 120
+        centres = []
+        for frame in range(3):
+            gif.seek(frame)
+            pixels = np.asarray(gif.convert("RGB"), float) / 255
+            red = np.abs(pixels - to_rgb(figures.RED)).max(axis=2) < 0.02
+            assert red.sum() > 100  # the dot is there, in its own colour
+            centres.append(np.nonzero(red)[1].mean())
+            assert (pixels < 0.2).all(axis=2).any()  # and so are the axes
+    # the dot moves to the right by equal steps (to a pixel)
+    assert np.diff(centres)[0] == pytest.approx(np.diff(centres)[1], abs=1)
+    assert np.diff(centres)[0] > 10
+    assert plt.get_fignums() == []
+
+
+def test_same_frames_same_bytes(tmp_path, monkeypatch):
+    contents = []
+    for process in (11, 222):
+        monkeypatch.setattr(os, "getpid", lambda process=process: process)
+        house = Figures("01_demo", "quick", tmp_path / str(process))
+        contents.append(moving(house).read_bytes())
+    assert contents[0] == contents[1]
+
+
+def test_failed_animation_keeps_the_old_one(house):
+    before = moving(house).read_bytes()
+    with pytest.raises(TypeError):
+        moving(house, places=(0, None, "end"))
+    assert moving(house, "other").exists()
+    assert (house.folder / "walk.gif").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"places": ()}, "'walk' has no frames"),
+        ({"milliseconds": 15}, "10 milliseconds"),
+        ({"milliseconds": 0}, "10 milliseconds"),
+        ({"colors": 300}, "2 to 256 colours"),
+    ],
+)
+def test_what_a_gif_cannot_hold(house, options, message):
+    with pytest.raises(ValueError, match=message):
+        moving(house, **options)
+    assert not house.folder.exists()
+    plt.close("all")
 
 
 def test_palette_is_distinct():
