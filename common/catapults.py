@@ -79,7 +79,8 @@ def up_crossings(table: pd.DataFrame, calm: float = 25) -> int:
     up = np.flatnonzero(above[1:] & ~above[:-1]) + 1
     steps = rows.step.to_numpy()
     before = [steps[:i][above[:i]] for i in up]
-    return sum(not len(b) or steps[i] - b[-1] > calm for i, b in zip(up, before, strict=True))
+    fresh = [not len(b) or steps[i] - b[-1] > calm for i, b in zip(up, before, strict=True)]
+    return int(sum(fresh))
 
 
 def first_return(table: pd.DataFrame) -> float:

@@ -177,10 +177,9 @@ def finals(table: pd.DataFrame, settings: dict[str, Setting]) -> pd.DataFrame:
     ends = table[table.step == table.step.max()].drop(columns="cpu_seconds")
     knobs = pd.DataFrame([vars(settings[name]) for name in ends.setting], ends.index)
     ends = ends.join(knobs).assign(ratio=ends.sharpness / ends.mss)
-    first = table[table.step == 0].set_index(["setting", "seed"]).loss
-    lost = ~(ends.loss.to_numpy() <= first.loc[list(zip(ends.setting, ends.seed))])
-    slow = ends.loss.to_numpy() > CONVERGED
-    outcome = np.select([lost.to_numpy(), slow], ["diverged", "slow"], "converged")
+    first = table[table.step == 0].loss.to_numpy()  # the runs in the same order
+    lost, slow = ~(ends.loss <= first), ends.loss > CONVERGED
+    outcome = np.select([lost, slow], ["diverged", "slow"], "converged")
     return ends.assign(outcome=outcome).reset_index(drop=True)
 
 
