@@ -83,6 +83,19 @@ def up_crossings(table: pd.DataFrame, calm: float = 25) -> int:
     return int(sum(fresh))
 
 
+def tracking_error(table: pd.DataFrame) -> float:
+    """Median of |S / MSS - 1| from the crossing on; NaN without one.
+
+    Example:
+        >>> run = {"step": [0, 1, 2, 3], "sharpness": [1, 6, 3, 4], "mss": [5, 5, 4, 4]}
+        >>> round(tracking_error(pd.DataFrame(run)), 3)
+        0.2
+    """
+    rows = measured(table)
+    rows = rows[rows.step >= crossing(table)]
+    return float((rows.sharpness / rows.mss - 1).abs().median())
+
+
 def first_return(table: pd.DataFrame) -> float:
     """First measured step after the crossing with sharpness < mss; NaN if none."""
     rows = measured(table)
