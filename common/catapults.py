@@ -58,11 +58,42 @@ def drift(table: pd.DataFrame) -> float:
     return float((before / before.iloc[0] - 1).abs().max()) if len(before) else np.nan
 
 
-def up_crossings(table: pd.DataFrame) -> int:
-    """How often the sharpness goes from below the maximum stable sharpness to above it."""
+def up_crossings(table: pd.DataFrame, calm: float = 25) -> int:
+    """How often the sharpness rises through the maximum stable sharpness.
+
+    While the loss blows up the iterates jump back and forth, and with them the sharpness
+    through its threshold. That is one crossing, not many: the next one counts only after
+    `calm` steps without a measurement above the threshold.
+
+    Args:
+        table: One run.
+        calm: Steps.
+
+    Example:
+        >>> run = pd.DataFrame({"step": range(8), "sharpness": [1, 3, 1, 3, 1, 1, 1, 3]})
+        >>> up_crossings(run.assign(mss=2), calm=3), up_crossings(run.assign(mss=2), calm=0)
+        (2, 3)
+    """
     rows = measured(table)
     above = (rows.sharpness > rows.mss).to_numpy()
-    return int((above[1:] & ~above[:-1]).sum())
+    up = np.flatnonzero(above[1:] & ~above[:-1]) + 1
+    steps = rows.step.to_numpy()
+    before = [steps[:i][above[:i]] for i in up]
+    fresh = [not len(b) or steps[i] - b[-1] > calm for i, b in zip(up, before, strict=True)]
+    return int(sum(fresh))
+
+
+def tracking_error(table: pd.DataFrame) -> float:
+    """Median of |S / MSS - 1| from the crossing on; NaN without one.
+
+    Example:
+        >>> run = {"step": [0, 1, 2, 3], "sharpness": [1, 6, 3, 4], "mss": [5, 5, 4, 4]}
+        >>> round(tracking_error(pd.DataFrame(run)), 3)
+        0.2
+    """
+    rows = measured(table)
+    rows = rows[rows.step >= crossing(table)]
+    return float((rows.sharpness / rows.mss - 1).abs().median())
 
 
 def first_return(table: pd.DataFrame) -> float:

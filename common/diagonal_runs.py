@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from itertools import islice
 from time import process_time
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from common.stochastic import MiniBatch, Noisy
 from common.training import trajectory
 
 COLD = 50  # Hessian products of the first measurement, from a random start
+CONVERGED = 1e-3  # a training loss above this is not converged
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,10 @@ class Setting:
         alpha: Initialisation.
         share: eta_i / eta_f.
         noise: Standard deviation of the noise floor, per parameter and step.
+
+    Raises:
+        ValueError: If x or alpha is not positive, beta not in [0, 1), share not in (0, 1],
+            or the noise negative.
     """
 
     x: float
@@ -35,6 +41,11 @@ class Setting:
     alpha: float = 0.3
     share: float = 0.05
     noise: float = 1e-9
+
+    def __post_init__(self):
+        positive = min(self.x, self.alpha, self.share) > 0
+        if not (positive and self.share <= 1 and 0 <= self.beta < 1 and self.noise >= 0):
+            raise ValueError(f"not a setting: {self}")
 
 
 def run_diagonal(
@@ -59,7 +70,15 @@ def run_diagonal(
 
     Returns:
         The table of `record`.
+
+    Raises:
+        ValueError: If there are no settings or seeds, or no steps between rows.
     """
+    if not (len(settings) and len(seeds) and 1 <= every <= steps):
+        raise ValueError(
+            f"{len(settings)} settings, {len(seeds)} seeds, a row every {every} of {steps}"
+            " steps: none of them may be 0, nor a row rarer than the steps"
+        )
     net = regression.build(seeds)
     chosen = settings.values()
     alphas = [s.alpha for s in chosen]
@@ -84,7 +103,7 @@ def record(
     seeds: Sequence[int],
     steps: int,
     every: int = 1,
-    products: int = 2,
+    products: int | None = None,
 ) -> pd.DataFrame:
     """Follow a rule from w [R, K, 2d]; R seeds, K names.
 
@@ -96,7 +115,8 @@ def record(
         seeds: Of the R networks.
         steps: Number of steps.
         every: Steps between rows of the table.
-        products: Hessian products for each measurement of the sharpness.
+        products: Hessian products for each measurement of the sharpness, from the last
+            one's vector; by default 3 at every step, 10 where it is measured more rarely.
 
     Returns:
         One row per setting, seed and recorded step: `setting`, `seed`, `step`, `loss`,
@@ -105,6 +125,7 @@ def record(
         threshold of that. The last row holds `cpu_seconds`.
     """
     start = process_time()
+    products = products or (3 if every == 1 else 10)
     shape = w.shape[:2]
     q = torch.randn(w.shape, generator=torch.Generator().manual_seed(0), dtype=w.dtype)
     tops = {"sharpness": q}
@@ -133,6 +154,33 @@ def record(
     table = pd.DataFrame({k: v.numpy() for k, v in columns.items()}, index).reset_index()
     table.loc[len(table) - 1, "cpu_seconds"] = process_time() - start
     return table
+
+
+def by_run(table: pd.DataFrame) -> dict[tuple[str, int], pd.DataFrame]:
+    """The tables of the single runs, (setting, seed) -> rows."""
+    groups = table.groupby(["setting", "seed"], sort=False)
+    return {key: run.reset_index(drop=True) for key, run in groups}
+
+
+def finals(table: pd.DataFrame, settings: dict[str, Setting]) -> pd.DataFrame:
+    """Where each run ends: its last row, beside its hyperparameters.
+
+    Args:
+        table: Of `run_diagonal`.
+        settings: Those it was given.
+
+    Returns:
+        One row per run: the columns of `table`, those of `Setting`, `ratio` (sharpness /
+        mss) and `outcome`: "converged" (loss <= 1e-3), "slow", or "diverged" (the loss is
+        not finite, or above the first one).
+    """
+    ends = table[table.step == table.step.max()].drop(columns="cpu_seconds")
+    knobs = pd.DataFrame([vars(settings[name]) for name in ends.setting], ends.index)
+    ends = ends.join(knobs).assign(ratio=ends.sharpness / ends.mss)
+    first = table[table.step == 0].loss.to_numpy()  # the runs in the same order
+    lost, slow = ~(ends.loss <= first), ends.loss > CONVERGED
+    outcome = np.select([lost, slow], ["diverged", "slow"], "converged")
+    return ends.assign(outcome=outcome).reset_index(drop=True)
 
 
 def _scaled(point, root: Tensor | None):
