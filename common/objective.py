@@ -119,12 +119,20 @@ class Objective:
         labels: Class of each sample [n], where there are classes.
         batch: Maps indices of samples [size] to the objective on these alone, where there
             are samples.
+        function: Maps w and inputs [m, ...] to outputs [m, classes], where there is a
+            network: for derivatives sample by sample, by the inputs, or elsewhere.
+        inputs: The inputs x [n, ...], where there is a network.
+        targets: What the outputs are to reach, y [n, classes], where the loss is their
+            squared error.
     """
 
     loss: Callable[[Tensor], Tensor]
     outputs: Callable[[Tensor], Tensor] | None = None
     labels: Tensor | None = None
     batch: "Callable[[Tensor], Objective] | None" = None
+    function: Callable[[Tensor, Tensor], Tensor] | None = None
+    inputs: Tensor | None = None
+    targets: Tensor | None = None
 
     def at(self, w: Tensor, curvature: bool = False) -> Point:
         """The objective at w [P]; see `Point`."""
@@ -175,16 +183,20 @@ def network(model: nn.Module, images: Images, loss: str) -> tuple[Objective, Ten
     shapes, sizes = [p.shape for p in tensors], [p.numel() for p in tensors]
     w = torch.cat([p.reshape(-1) for p in tensors])
 
+    def function(w: Tensor, x: Tensor) -> Tensor:
+        """The outputs at inputs x."""
+        parts = [
+            part.view(shape) for part, shape in zip(w.split(sizes), shapes, strict=True)
+        ]
+        for module, name, index in places:
+            setattr(module, name, parts[index])
+        return model(x)
+
     def on(x: Tensor, y: Tensor, labels: Tensor | None) -> Objective:
         """The objective on these samples."""
 
         def outputs(w: Tensor) -> Tensor:
-            parts = [
-                part.view(shape) for part, shape in zip(w.split(sizes), shapes, strict=True)
-            ]
-            for module, name, index in places:
-                setattr(module, name, parts[index])
-            return model(x)
+            return function(w, x)
 
         def squared_error(w: Tensor) -> Tensor:
             return (outputs(w) - y).square().sum() / (2 * len(x))
@@ -196,7 +208,8 @@ def network(model: nn.Module, images: Images, loss: str) -> tuple[Objective, Ten
             return on(x[rows], y[rows], None if labels is None else labels[rows])
 
         chosen = squared_error if loss == "mse" else cross_entropy
-        return Objective(chosen, outputs, labels, batch)
+        targets = y if loss == "mse" else None
+        return Objective(chosen, outputs, labels, batch, function, x, targets)
 
     return on(x, y, labels), w
 
