@@ -26,12 +26,13 @@ from torch.func import jacrev, vjp, vmap
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from common.curvature import top_eigenpairs, warm_start
+from common.curvature import Eigenpairs, top_eigenpairs, warm_start
 from common.objective import Objective
 from common.training import Step
 
 METHODS = ("auto", "layers", "jacobian")
 BUDGET = 2**26  # numbers that an intermediate result may hold: 256 MiB in float32
+TOLERANCE = 1e-13  # estimated relative error of an eigenvalue of a large K
 DENSE = 320  # up to this size a full eigen-decomposition is faster than a few pairs
 
 
@@ -48,7 +49,8 @@ class TangentKernel:
         outputs: F(w) [n, C].
 
     Example:
-        >>> K = TangentKernel(torch.diag(torch.tensor([8.0, 2.0])), torch.tensor([[3.0], [1]]))
+        >>> diagonal, outputs = torch.tensor([8.0, 2.0]), torch.tensor([[3.0], [1.0]])
+        >>> K = TangentKernel(torch.diag(diagonal), outputs)
         >>> K.eta_crit(), K.eta_crit(torch.tensor([1]))
         (0.5, 1.0)
         >>> K.loss_parts(torch.zeros(2, 1), s=1)  # of L = (9 + 1) / 4
@@ -59,14 +61,19 @@ class TangentKernel:
     outputs: Tensor
 
     def top(self, s: int) -> tuple[Tensor, Tensor]:
-        """The s largest eigenvalues [s], descending, and eigenvectors [n C, s]."""
+        """The s largest eigenvalues [s], descending, and eigenvectors [n C, s].
+
+        Raises:
+            ValueError: If s does not lie in 1 ... n C.
+        """
         size = len(self.matrix)
+        if not 1 <= s <= size:
+            raise ValueError(f"s must lie in 1 ... {size}, not {s}")
         if size <= DENSE:
             values, vectors = self._decomposition
             return values[:s], vectors[:, :s]
-        start = warm_start(size, s, like=self.matrix)
-        pairs = top_eigenpairs(lambda v: self.matrix @ v, start, s)
-        return pairs.values, pairs.vectors
+        pairs = _top(self.matrix, s)
+        return pairs.values, pairs.vectors.to(self.matrix)
 
     @cached_property
     def _decomposition(self) -> tuple[Tensor, Tensor]:
@@ -145,8 +152,14 @@ def largest_eigenvalue(matrix: Tensor) -> float:
         return torch.nan
     if len(matrix) <= DENSE:
         return float(torch.linalg.eigvalsh(matrix)[-1])
-    start = warm_start(len(matrix), 1, like=matrix)
-    return float(top_eigenpairs(lambda v: matrix @ v, start).values[0])
+    return float(_top(matrix, 1).values[0])
+
+
+def _top(matrix: Tensor, s: int) -> Eigenpairs:
+    """The s largest eigenpairs; as exact as vectors have to be, unlike for a sharpness."""
+    matrix = matrix.double()
+    start = warm_start(len(matrix), s, like=matrix)
+    return top_eigenpairs(lambda v: matrix @ v, start, s, TOLERANCE)
 
 
 def tangent_kernel(objective: Objective, w: Tensor, method: str = "auto") -> TangentKernel:
@@ -184,6 +197,61 @@ def tangent_kernel(objective: Objective, w: Tensor, method: str = "auto") -> Tan
             if method == "layers":
                 raise
     return _by_jacobians(objective, w)
+
+
+class KernelProbe:
+    """For `common.training.train`: the tangent kernel of the training set at w_t.
+
+    Columns: `kernel_norm` (lambda_max(K), the |K| of paper 003), `kernel_trace`,
+    `kernel_frobenius` and `eta_crit`; with targets `top_loss` (PL_s) and `rest_loss`
+    (PL_perp). For a `common.stochastic.MiniBatch` also, of the batch that the step from w_t
+    is on, `batch_eta_crit`, `batch_loss` before the step and `batch_loss_after` it.
+
+    Args:
+        every: Steps between measurements.
+        s: Dimension of the top eigenspace.
+        method: See `tangent_kernel`.
+
+    Raises:
+        ValueError: When first called, if samples turn out to depend on each other.
+    """
+
+    def __init__(self, every: int = 1, s: int = 5, method: str = "auto"):
+        self.every, self.s, self.method = every, s, method
+        self._checked = False
+
+    def __call__(self, step: Step) -> dict[str, float]:
+        """Measure."""
+        objective, w = step.point.objective, step.point.w
+        K = tangent_kernel(objective, w, self.method)
+        if not self._checked:
+            self._check(objective, w, K)
+        row = {}
+        if objective.targets is not None:  # first: its eigenvectors bring all eigenvalues
+            row["top_loss"], row["rest_loss"] = K.loss_parts(objective.targets, self.s)
+        row |= {"kernel_norm": K.lambda_max, "eta_crit": K.eta_crit()}
+        row |= {"kernel_trace": K.trace, "kernel_frobenius": K.frobenius}
+        if hasattr(step.optimizer, "rows"):
+            rows = step.optimizer.rows(step.state).to(w.device)
+            batch = objective.batch(rows)
+            row["batch_eta_crit"] = K.eta_crit(rows)
+            with torch.no_grad():
+                row["batch_loss"] = float(batch.loss(w))
+                row["batch_loss_after"] = float(batch.loss(step.after))
+        return row
+
+    def _check(self, objective: Objective, w: Tensor, K: TangentKernel) -> None:
+        """Hold the first sample's outputs and block against those of it alone."""
+        x = objective.inputs[:1]
+        J = jacobian(objective, w, x)
+        with torch.no_grad():
+            alone = objective.function(w, x)
+        pairs = (K.outputs[:1], alone), (K.matrix[: len(J), : len(J)], J @ J.T)
+        if any((a - b).norm() > 1e-3 * b.norm() for a, b in pairs):
+            raise ValueError(
+                "no tangent kernel: the outputs of one sample depend on others"
+            )
+        self._checked = True
 
 
 # ---------------------------------------------------------------- Jacobians
@@ -347,7 +415,8 @@ def _by_layers(objective: Objective, w: Tensor) -> TangentKernel:
     K = outputs.new_zeros(outputs.numel(), outputs.numel())
     with torch.no_grad():
         for use, *B in zip(recorder.uses, *backwards, strict=True):
-            RULES.get(use.function, _any_function)(K, use, torch.stack(B, 1))
+            B = torch.stack(B, 1) if len(B) > 1 else B[0][:, None]  # [n, C, ...]
+            RULES.get(use.function, _any_function)(K, use, B)
     return TangentKernel(K, outputs)
 
 
@@ -364,12 +433,29 @@ def _conv2d(K: Tensor, use: _Use, B: Tensor) -> None:
     """Add the share of a convolution, a linear layer on patches; B [n, C, o, y, x]."""
     A, W, b = (use.argument(*place) for place in ((0, "input"), (1, "weight"), (2, "bias")))
     stride, padding = use.argument(3, "stride", 1), use.argument(4, "padding", 0)
-    dilation, groups = use.argument(5, "dilation", 1), use.argument(6, "groups", 1)
-    if groups != 1 or isinstance(padding, str) or use.is_parameter(A):
+    special = _pair(use.argument(5, "dilation", 1)) != (1, 1)
+    special |= use.argument(6, "groups", 1) != 1 or isinstance(padding, str)
+    if special or use.is_parameter(A):
         return _any_function(K, use, B)
-    patches = F.unfold(A, W.shape[2:], dilation, padding, stride).transpose(1, 2)
+    A = _patches(A, W.shape[2:], _pair(stride), _pair(padding))
     B = B.flatten(3).transpose(2, 3)
-    return _products(K, patches, B, use.is_parameter(W), use.is_parameter(b))
+    return _products(K, A, B, use.is_parameter(W), use.is_parameter(b))
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else (value[0], value[-1])
+
+
+def _patches(A: Tensor, kernel: tuple, stride: tuple, padding: tuple) -> Tensor:
+    """What a filter sees at each place [n, T, kernel^2 channels].
+
+    As `torch.nn.functional.unfold` with the channels last, where whole runs of them are
+    copied: several times faster.
+    """
+    (high, wide), (down, right) = kernel, padding
+    A = F.pad(A.permute(0, 2, 3, 1), (0, 0, right, right, down, down)).contiguous()
+    views = A.unfold(1, high, stride[0]).unfold(2, wide, stride[1])
+    return views.permute(0, 1, 2, 4, 5, 3).flatten(3).flatten(1, 2)
 
 
 def _products(K: Tensor, A: Tensor, B: Tensor, weight: bool, bias: bool) -> None:

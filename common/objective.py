@@ -192,26 +192,40 @@ def network(model: nn.Module, images: Images, loss: str) -> tuple[Objective, Ten
             setattr(module, name, parts[index])
         return model(x)
 
-    def on(x: Tensor, y: Tensor, labels: Tensor | None) -> Objective:
-        """The objective on these samples."""
+    return supervised(function, x, y if loss == "mse" else None, labels), w
 
-        def outputs(w: Tensor) -> Tensor:
-            return function(w, x)
 
-        def squared_error(w: Tensor) -> Tensor:
-            return (outputs(w) - y).square().sum() / (2 * len(x))
+def supervised(
+    function: Callable[[Tensor, Tensor], Tensor],
+    x: Tensor,
+    targets: Tensor | None,
+    labels: Tensor | None,
+) -> Objective:
+    """The loss of a function of parameters and inputs on samples; see `network`.
 
-        def cross_entropy(w: Tensor) -> Tensor:
-            return nn.functional.cross_entropy(outputs(w), labels)
+    Args:
+        function: Maps w [P] and inputs [m, ...] to outputs [m, outputs].
+        x: Inputs [n, ...].
+        targets: What the outputs are to reach [n, outputs], for the squared error; None
+            for cross-entropy.
+        labels: Class of each sample [n], where there are classes.
+    """
 
-        def batch(rows: Tensor) -> Objective:
-            return on(x[rows], y[rows], None if labels is None else labels[rows])
+    def outputs(w: Tensor) -> Tensor:
+        return function(w, x)
 
-        chosen = squared_error if loss == "mse" else cross_entropy
-        targets = y if loss == "mse" else None
-        return Objective(chosen, outputs, labels, batch, function, x, targets)
+    def squared_error(w: Tensor) -> Tensor:
+        return (outputs(w) - targets).square().sum() / (2 * len(x))
 
-    return on(x, y, labels), w
+    def cross_entropy(w: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(outputs(w), labels)
+
+    def batch(rows: Tensor) -> Objective:
+        parts = [None if part is None else part[rows] for part in (targets, labels)]
+        return supervised(function, x[rows], *parts)
+
+    loss = cross_entropy if targets is None else squared_error
+    return Objective(loss, outputs, labels, batch, function, x, targets)
 
 
 def _detach_parameters(model: nn.Module) -> tuple[list[Tensor], list[tuple]]:

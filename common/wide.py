@@ -161,7 +161,9 @@ class Residual(nn.Module):
         self.first = nn.Sequential(*_normalised(inputs, he))
         self.skip = Conv(inputs, outputs, 1, stride)
         self.rest = nn.Sequential(
-            Conv(inputs, outputs, 3, stride), *_normalised(outputs, he), Conv(outputs, outputs)
+            Conv(inputs, outputs, 3, stride),
+            *_normalised(outputs, he),
+            Conv(outputs, outputs),
         )
 
     def forward(self, a: Tensor) -> Tensor:
