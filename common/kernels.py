@@ -330,12 +330,12 @@ class _Use:
         """Whether an argument is one of the parameters."""
         return any(self[place] is value for place in self.places)
 
-    @property
-    def batched(self) -> dict[int | str, Tensor]:
-        """The arguments [n, ...] that depend on the samples."""
+    def others(self, batched: bool) -> dict[int | str, Tensor]:
+        """The arguments [n, ...] that depend on the samples, or other tensors."""
         given = [*enumerate(self.args), *self.kwargs.items()]
         pairs = ((place, value) for place, value in given if place not in self.places)
-        return {p: v for p, v in pairs if isinstance(v, Tensor) and v.requires_grad}
+        tensors = {place: value for place, value in pairs if isinstance(value, Tensor)}
+        return {p: v for p, v in tensors.items() if v.requires_grad == batched}
 
 
 class _Recorder(_Watch):
@@ -351,7 +351,7 @@ class _Recorder(_Watch):
 
     def __init__(self, w: Tensor, n: int):
         super().__init__()
-        self.n, self.storage = n, w.untyped_storage().data_ptr()
+        self.n, self.size, self.storage = n, len(w), w.untyped_storage().data_ptr()
         self.uses: list[_Use] = []
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
@@ -364,10 +364,11 @@ class _Recorder(_Watch):
         if not places or not _tensors(z) or self._holds_part(z):
             return z
         use = _Use(function, args, kwargs, places, z)
-        if not isinstance(z, Tensor) or z.shape[:1] != (self.n,) or not use.batched:
-            raise Unsupported(f"no rule for {function} with parameters")
-        if not all(isinstance(use[place], Tensor) for place in places):
-            raise Unsupported(f"no rule for {function} with parameters in a list")
+        fine = isinstance(z, Tensor) and z.shape[:1] == (self.n,) and z.requires_grad
+        fine = fine and all(isinstance(use[place], Tensor) for place in places)
+        batched = use.others(batched=True).keys()
+        if not fine or not (batched & {0, "input"} if function in RULES else batched):
+            raise Unsupported(f"no rule for {function} with these parameters")
         self.uses.append(use)
         return z
 
@@ -389,6 +390,8 @@ class _Recorder(_Watch):
         spans.sort()
         if any(before[1] >= after[0] for before, after in pairwise(spans)):
             raise Unsupported("parameters that are used twice")
+        if sum(use[place].numel() for use in self.uses for place in use.places) < self.size:
+            raise Unsupported("parameters whose use was not seen")
 
 
 def _tensors(value: Any) -> list[Tensor]:
@@ -423,10 +426,8 @@ def _by_layers(objective: Objective, w: Tensor) -> TangentKernel:
 def _linear(K: Tensor, use: _Use, B: Tensor) -> None:
     """Add the share of z = W a + b, a [n, ..., i]; B = df/dz [n, C, ..., o]."""
     A, W, b = (use.argument(*place) for place in ((0, "input"), (1, "weight"), (2, "bias")))
-    if use.is_parameter(A):
-        return _any_function(K, use, B)
     A, B = A.reshape(len(A), -1, A.shape[-1]), B.reshape(*B.shape[:2], -1, B.shape[-1])
-    return _products(K, A, B, use.is_parameter(W), use.is_parameter(b))
+    _products(K, A, B, use.is_parameter(W), use.is_parameter(b))
 
 
 def _conv2d(K: Tensor, use: _Use, B: Tensor) -> None:
@@ -435,7 +436,7 @@ def _conv2d(K: Tensor, use: _Use, B: Tensor) -> None:
     stride, padding = use.argument(3, "stride", 1), use.argument(4, "padding", 0)
     special = _pair(use.argument(5, "dilation", 1)) != (1, 1)
     special |= use.argument(6, "groups", 1) != 1 or isinstance(padding, str)
-    if special or use.is_parameter(A):
+    if special:
         return _any_function(K, use, B)
     A = _patches(A, W.shape[2:], _pair(stride), _pair(padding))
     B = B.flatten(3).transpose(2, 3)
@@ -505,13 +506,16 @@ def _any_function(K: Tensor, use: _Use, B: Tensor) -> None:
             kwargs = {key: new.get(key, value) for key, value in use.kwargs.items()}
             return use.function(*args, **kwargs)[0]
 
-        z, backward = vjp(call, *map(use.__getitem__, use.places))
-        if z.shape != use.z.shape[1:]:
-            raise Unsupported(f"no rule for {use.function}: it mixes the samples")
-        return vmap(backward)(cotangents)
+        return vmap(vjp(call, *map(use.__getitem__, use.places))[1])(cotangents)
 
-    samples = {place: value.detach() for place, value in use.batched.items()}
-    for G in vmap(one)(samples, B):
+    if any(value.shape[:1] == B.shape[:1] for value in use.others(batched=False).values()):
+        raise Unsupported(f"{use.function} with what may be samples without a gradient")
+    samples = {p: value.detach() for p, value in use.others(batched=True).items()}
+    try:
+        gradients = vmap(one)(samples, B)
+    except RuntimeError as error:
+        raise Unsupported(f"{use.function} does not work sample by sample") from error
+    for G in gradients:
         G = G.reshape(len(K), -1)
         K += G @ G.T
 

@@ -43,24 +43,32 @@ class Point:
         self._curvature = curvature
 
     @cached_property
+    def _forward(self) -> tuple[Tensor, Tensor]:
+        """(w, loss), with the graph of one gradient."""
+        w = self.w.clone().requires_grad_()
+        return w, self.objective.loss(w)
+
+    @cached_property
     def _graph(self) -> tuple[Tensor, Tensor, Tensor]:
         """(w, loss, gradient), differentiable."""
-        w = self.w.clone().requires_grad_()
-        loss = self.objective.loss(w)
+        w, loss = self._forward
         return w, loss, torch.autograd.grad(loss, w, create_graph=True)[0]
 
     @cached_property
     def _value(self) -> tuple[Tensor, Tensor]:
         if self._curvature or "_graph" in self.__dict__:
             return self._graph[1].detach(), self._graph[2].detach()
-        w = self.w.clone().requires_grad_()
-        loss = self.objective.loss(w)
+        w, loss = self._forward
+        del self.__dict__["_forward"]  # its graph is used up
         return loss.detach(), torch.autograd.grad(loss, w)[0]
 
     @property
     def loss(self) -> float:
-        """Training loss."""
-        return float(self._value[0])
+        """Training loss; alone, it costs no gradient."""
+        known = (
+            self.__dict__.get("_value") or self.__dict__.get("_graph", self._forward)[1:]
+        )
+        return float(known[0].detach())
 
     @property
     def gradient(self) -> Tensor:

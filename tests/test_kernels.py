@@ -126,6 +126,94 @@ class InPlace(nn.Module):
         return self.last(self.first(self.first(x.flatten(1)).repeat(1, 16)[:, :64]).sin_())
 
 
+class Bias(nn.Module):
+    """A weight that is no parameter."""
+
+    def __init__(self, shape, outputs):
+        super().__init__()
+        self.register_buffer("fixed", torch.randn(3, 64))
+        self.bias, self.last = nn.Parameter(torch.randn(3)), nn.Linear(3, outputs)
+
+    def forward(self, x):
+        return self.last(torch.tanh(F.linear(x.flatten(1), self.fixed, bias=self.bias)))
+
+
+class Expanded(nn.Module):
+    """A parameter in as many copies as there are samples."""
+
+    def __init__(self, shape, outputs):
+        super().__init__()
+        self.shift, self.last = nn.Parameter(torch.randn(64)), nn.Linear(64, outputs)
+
+    def forward(self, x):
+        return self.last(torch.tanh(x.flatten(1) + self.shift.expand(len(x), -1)))
+
+
+class Masked(nn.Module):
+    """A parameter that meets a mask made of the samples."""
+
+    def __init__(self, shape, outputs):
+        super().__init__()
+        self.low, self.last = nn.Parameter(torch.randn(64)), nn.Linear(64, outputs)
+
+    def forward(self, x):
+        x = x.flatten(1)
+        return self.last(torch.tanh(torch.where(x > 0, x, self.low)))
+
+
+class Cube(torch.autograd.Function):
+    """(a b)^3, in a way that nobody can look into."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(a, b):
+        return (a * b) ** 3
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx, cotangent):
+        a, b = ctx.saved_tensors
+        step = 3 * (a * b) ** 2 * cotangent
+        return step * b, (step * a).sum(0)
+
+
+class Hidden(nn.Module):
+    """A parameter in a function of one's own."""
+
+    def __init__(self, shape, outputs):
+        super().__init__()
+        self.factor, self.last = nn.Parameter(torch.randn(64)), nn.Linear(64, outputs)
+
+    def forward(self, x):
+        return self.last(Cube.apply(x.flatten(1), self.factor))
+
+
+class Unused(nn.Module):
+    """A parameter that nothing depends on, as far as one can see."""
+
+    def __init__(self, shape, outputs):
+        super().__init__()
+        self.factor, self.last = nn.Parameter(torch.randn(64)), nn.Linear(64, outputs)
+
+    def forward(self, x):
+        return self.last(x.flatten(1))
+
+
+class Random(nn.Module):
+    """A function that can not be repeated sample by sample."""
+
+    def __init__(self, shape, outputs):
+        super().__init__()
+        self.spread = nn.Parameter(torch.rand(64))
+
+    def forward(self, x):
+        return torch.normal(x.flatten(1), self.spread)
+
+
 class Mixed(nn.Module):
     """Each sample sees the mean of all."""
 
@@ -164,6 +252,7 @@ WITH_RULES = [
     (convolutional, {"width": (3, 2)}),
     (tokens, {}),
     (Odd, {}),
+    (Bias, {}),
 ]
 
 
@@ -182,12 +271,20 @@ def test_both_ways_to_the_kernel_equal_the_definition(make, options, outputs):
         assert not K.matrix.requires_grad and not K.outputs.requires_grad
 
 
-@pytest.mark.parametrize("make", [Tied, Scaled, Token, InPlace])
+@pytest.mark.parametrize(
+    "make", [Tied, Scaled, Token, InPlace, Expanded, Masked, Hidden, Unused]
+)
 def test_what_has_no_rule_goes_by_jacobians(make):
     objective, w = build(make, pictures())
     J = dense(objective, w)
     torch.testing.assert_close(tangent_kernel(objective, w).matrix, J @ J.T, **EXACT)
     with pytest.raises(ValueError):
+        tangent_kernel(objective, w, "layers")
+
+
+def test_a_random_function_has_no_rule():
+    objective, w = build(Random, pictures())
+    with pytest.raises(ValueError, match="does not work sample by sample"):
         tangent_kernel(objective, w, "layers")
 
 
