@@ -43,24 +43,32 @@ class Point:
         self._curvature = curvature
 
     @cached_property
+    def _forward(self) -> tuple[Tensor, Tensor]:
+        """(w, loss), with the graph of one gradient."""
+        w = self.w.clone().requires_grad_()
+        return w, self.objective.loss(w)
+
+    @cached_property
     def _graph(self) -> tuple[Tensor, Tensor, Tensor]:
         """(w, loss, gradient), differentiable."""
-        w = self.w.clone().requires_grad_()
-        loss = self.objective.loss(w)
+        w, loss = self._forward
         return w, loss, torch.autograd.grad(loss, w, create_graph=True)[0]
 
     @cached_property
     def _value(self) -> tuple[Tensor, Tensor]:
         if self._curvature or "_graph" in self.__dict__:
             return self._graph[1].detach(), self._graph[2].detach()
-        w = self.w.clone().requires_grad_()
-        loss = self.objective.loss(w)
+        w, loss = self._forward
+        del self.__dict__["_forward"]  # its graph is used up
         return loss.detach(), torch.autograd.grad(loss, w)[0]
 
     @property
     def loss(self) -> float:
-        """Training loss."""
-        return float(self._value[0])
+        """Training loss; alone, it costs no gradient."""
+        known = (
+            self.__dict__.get("_value") or self.__dict__.get("_graph", self._forward)[1:]
+        )
+        return float(known[0].detach())
 
     @property
     def gradient(self) -> Tensor:
@@ -119,12 +127,20 @@ class Objective:
         labels: Class of each sample [n], where there are classes.
         batch: Maps indices of samples [size] to the objective on these alone, where there
             are samples.
+        function: Maps w and inputs [m, ...] to outputs [m, classes], where there is a
+            network: for derivatives sample by sample, by the inputs, or elsewhere.
+        inputs: The inputs x [n, ...], where there is a network.
+        targets: What the outputs are to reach, y [n, classes], where the loss is their
+            squared error.
     """
 
     loss: Callable[[Tensor], Tensor]
     outputs: Callable[[Tensor], Tensor] | None = None
     labels: Tensor | None = None
     batch: "Callable[[Tensor], Objective] | None" = None
+    function: Callable[[Tensor, Tensor], Tensor] | None = None
+    inputs: Tensor | None = None
+    targets: Tensor | None = None
 
     def at(self, w: Tensor, curvature: bool = False) -> Point:
         """The objective at w [P]; see `Point`."""
@@ -175,30 +191,49 @@ def network(model: nn.Module, images: Images, loss: str) -> tuple[Objective, Ten
     shapes, sizes = [p.shape for p in tensors], [p.numel() for p in tensors]
     w = torch.cat([p.reshape(-1) for p in tensors])
 
-    def on(x: Tensor, y: Tensor, labels: Tensor | None) -> Objective:
-        """The objective on these samples."""
+    def function(w: Tensor, x: Tensor) -> Tensor:
+        """The outputs at inputs x."""
+        parts = [
+            part.view(shape) for part, shape in zip(w.split(sizes), shapes, strict=True)
+        ]
+        for module, name, index in places:
+            setattr(module, name, parts[index])
+        return model(x)
 
-        def outputs(w: Tensor) -> Tensor:
-            parts = [
-                part.view(shape) for part, shape in zip(w.split(sizes), shapes, strict=True)
-            ]
-            for module, name, index in places:
-                setattr(module, name, parts[index])
-            return model(x)
+    return supervised(function, x, y if loss == "mse" else None, labels), w
 
-        def squared_error(w: Tensor) -> Tensor:
-            return (outputs(w) - y).square().sum() / (2 * len(x))
 
-        def cross_entropy(w: Tensor) -> Tensor:
-            return nn.functional.cross_entropy(outputs(w), labels)
+def supervised(
+    function: Callable[[Tensor, Tensor], Tensor],
+    x: Tensor,
+    targets: Tensor | None,
+    labels: Tensor | None,
+) -> Objective:
+    """The loss of a function of parameters and inputs on samples; see `network`.
 
-        def batch(rows: Tensor) -> Objective:
-            return on(x[rows], y[rows], None if labels is None else labels[rows])
+    Args:
+        function: Maps w [P] and inputs [m, ...] to outputs [m, outputs].
+        x: Inputs [n, ...].
+        targets: What the outputs are to reach [n, outputs], for the squared error; None
+            for cross-entropy.
+        labels: Class of each sample [n], where there are classes.
+    """
 
-        chosen = squared_error if loss == "mse" else cross_entropy
-        return Objective(chosen, outputs, labels, batch)
+    def outputs(w: Tensor) -> Tensor:
+        return function(w, x)
 
-    return on(x, y, labels), w
+    def squared_error(w: Tensor) -> Tensor:
+        return (outputs(w) - targets).square().sum() / (2 * len(x))
+
+    def cross_entropy(w: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(outputs(w), labels)
+
+    def batch(rows: Tensor) -> Objective:
+        parts = [None if part is None else part[rows] for part in (targets, labels)]
+        return supervised(function, x[rows], *parts)
+
+    loss = cross_entropy if targets is None else squared_error
+    return Objective(loss, outputs, labels, batch, function, x, targets)
 
 
 def _detach_parameters(model: nn.Module) -> tuple[list[Tensor], list[tuple]]:

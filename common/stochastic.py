@@ -140,3 +140,7 @@ class MiniBatch(_Wrapper):
         seen = point.objective.batch(rows).at(point.w)
         after, inner = self.rule.step(seen, state.inner)
         return after, Drawn(inner, state.generators, order, used + self.size)
+
+    def rows(self, state: Drawn) -> Tensor:
+        """Samples [..., size] of the step that led to a state."""
+        return state.order[..., state.used - self.size : state.used]

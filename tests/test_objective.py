@@ -71,6 +71,20 @@ class Tied(nn.Module):
 # ---------------------------------------------------------------- values
 
 
+def test_an_objective_of_a_network_knows_its_inputs_and_targets(net):
+    objective, w = net
+    rows = torch.tensor([3, 1])
+    for part, x in ((objective, pictures().x), (objective.batch(rows), pictures().x[rows])):
+        assert torch.equal(part.inputs, x)
+        assert torch.equal(part.function(w, x), part.outputs(w))
+        if part.targets is not None:  # squared error
+            error = (part.outputs(w) - part.targets).square().sum() / (2 * len(x))
+            assert float(part.loss(w)) == float(error)
+    torch.testing.assert_close(
+        objective.function(w, 2 * pictures().x), forward(w, 2 * pictures().x)
+    )
+
+
 @pytest.mark.parametrize("model", [tiny_net(), Tied()])
 def test_outputs_equal_those_of_functional_call_and_the_model_is_left_alone(model):
     images = pictures()
