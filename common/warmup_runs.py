@@ -12,6 +12,7 @@ from time import process_time
 import pandas as pd
 from torch import Tensor
 
+from common.curvature import TOLERANCE
 from common.objective import Problem
 from common.optimizers import GradientDescent, HeavyBall, Warmup
 from common.stochastic import MiniBatch, Noisy
@@ -28,6 +29,7 @@ def run_catapult(
     warmup: int,
     tail: int,
     every: int = 10,
+    tolerance: float = TOLERANCE,
     noise: float = 0.0,
     batch: int | None = None,
     held_out: Problem | None = None,
@@ -48,6 +50,7 @@ def run_catapult(
         warmup: Steps of it.
         tail: Steps after it.
         every: Steps between measurements of the sharpness.
+        tolerance: Of the eigen-solver.
         noise: Standard deviation of the noise floor, per parameter and step.
         batch: Samples of a mini-batch, for both; None: all. S_1 is that of the full batch.
         held_out: The same with other data, for the last row of each.
@@ -77,7 +80,7 @@ def run_catapult(
     for name, rule in rules.items():
         if batch is not None:
             rule = MiniBatch(rule, batch, len(objective.outputs(w)), seed)
-        probe, first = Sharpness(every), None
+        probe, first = Sharpness(every, tolerance=tolerance), None
         path = trajectory(objective, Noisy(rule, noise, seed), w)
         for step in islice(path, hold + warmup + tail + 1):
             loss = step.point.loss
