@@ -167,8 +167,8 @@ def residual(
         The network.
 
     Raises:
-        ValueError: If the activation is unknown, blocks < 1, or the channels fall or are
-            none.
+        ValueError: If the activation is unknown, blocks < 1, or there are no channels or
+            falling ones.
 
     Example:
         >>> net = residual((3, 32, 32), 10, (16, 32, 64), blocks=3, batch_norm=True)

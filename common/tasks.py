@@ -28,7 +28,7 @@ def rank_two(
 
     Example:
         >>> task = rank_two(n=3, d=5)
-        >>> torch.equal(task.targets[:, 0], task.x[:, 0, 0, 0] * task.x[:, 1, 0, 0])
+        >>> torch.allclose(task.targets[:, 0], task.x[:, 0, 0, 0] * task.x[:, 1, 0, 0])
         True
     """
     if n < 1 or d < 2:

@@ -33,6 +33,7 @@ def run_catapult(
     noise: float = 0.0,
     batch: int | None = None,
     held_out: Problem | None = None,
+    control: bool = True,
 ) -> pd.DataFrame:
     """Run heavy ball and gradient descent from the same parameters with the same eta_t.
 
@@ -54,6 +55,7 @@ def run_catapult(
         noise: Standard deviation of the noise floor, per parameter and step.
         batch: Samples of a mini-batch, for both; None: all. S_1 is that of the full batch.
         held_out: The same with other data, for the last row of each.
+        control: Whether gradient descent runs, too.
 
     Returns:
         One row per `name` ("heavy ball", "gradient descent") and step: `step`, `eta`,
@@ -76,7 +78,9 @@ def run_catapult(
     def eta(step: int) -> float:
         return plan(step)
 
-    rules = {"heavy ball": HeavyBall(eta, beta), "gradient descent": GradientDescent(eta)}
+    rules = {"heavy ball": HeavyBall(eta, beta)}
+    if control:
+        rules["gradient descent"] = GradientDescent(eta)
     for name, rule in rules.items():
         if batch is not None:
             rule = MiniBatch(rule, batch, len(objective.outputs(w)), seed)
