@@ -6,7 +6,14 @@ import pytest
 import torch
 from torch import nn
 
-from common.models import ACTIVATIONS, MODELS, POOLINGS, convolutional, fully_connected
+from common.models import (
+    ACTIVATIONS,
+    MODELS,
+    POOLINGS,
+    convolutional,
+    fully_connected,
+    residual,
+)
 
 
 def size(model: nn.Module) -> int:
@@ -95,9 +102,73 @@ def test_batch_normalisation_normalises_by_the_batch():
     torch.testing.assert_close(variance, torch.ones(2), rtol=0, atol=1e-3)
 
 
+@pytest.mark.parametrize("channels", [(3,), (2, 4), (4, 8, 8)])
+@pytest.mark.parametrize("blocks", [1, 3])
+@pytest.mark.parametrize("batch_norm", [False, True])
+def test_size_and_depth_of_a_residual_network(channels, blocks, batch_norm):
+    model = residual((3, 9, 9), 5, channels, blocks, batch_norm=batch_norm)
+    pairs = [(3, channels[0])]
+    for before, here in pairwise([channels[0], *channels]):
+        pairs += [(before, here), *[(here, here)] * (2 * blocks - 1)]
+    each = 2 if batch_norm else 1  # scale and shift in place of the bias
+    expected = sum(9 * i * o + each * o for i, o in pairs) + channels[-1] * 5 + 5
+    assert size(model) == expected
+    weighted = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    assert len(weighted) == 2 + 2 * blocks * len(channels)  # ResNet-20: 3 stages of 3
+    assert model(batch(2, 3, 9, 9)).shape == (2, 5)
+
+
+def test_a_residual_network_by_its_formula():
+    model, x = residual((1, 5, 5), 3, channels=(2, 4)), batch(6, 1, 5, 5)
+    weights = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    stem, a1, b1, a2, b2, head = weights
+
+    def conv(layer, h, stride=1):
+        return nn.functional.conv2d(h, layer.weight, layer.bias, stride, padding=1)
+
+    h = conv(stem, x)
+    h = h + conv(b1, torch.tanh(conv(a1, h)))
+    wide = torch.cat([h[:, :, ::2, ::2], torch.zeros(6, 2, 3, 3)], dim=1)
+    h = wide + conv(b2, torch.tanh(conv(a2, h, stride=2)))
+    expected = torch.tanh(h).mean((2, 3)) @ head.weight.T + head.bias
+    torch.testing.assert_close(model(x), expected)
+
+
+def test_the_start_of_a_residual_network():
+    torch.manual_seed(0)
+    model = residual((3, 8, 8), 50, channels=(32, 64), blocks=2)
+    for layer in model.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            gain = 2 if isinstance(layer, nn.Conv2d) else 1
+            variance = layer.weight.square().mean() * layer.weight[0].numel() / gain
+            # n Gaussian weights: the standard error of their mean square is sqrt(2 / n)
+            error = (2 / layer.weight.numel()) ** 0.5
+            assert abs(variance.item() - 1) < 5 * error
+            assert not layer.bias.any()
+
+
+def test_batch_normalisation_in_a_residual_network_follows_each_convolution():
+    model = residual((1, 8, 8), 2, channels=(3,), batch_norm=True)
+    kinds = [type(m) for m in model.modules() if not isinstance(m, nn.Sequential)]
+    pair = [nn.Conv2d, nn.BatchNorm2d]
+    assert kinds[:2] == pair and kinds[3:8] == [*pair, nn.Tanh, *pair]
+    x = batch(5, 1, 8, 8)
+    first = model(x)
+    # normalised by the batch alone: the scale of the images is gone (up to 1e-5)
+    torch.testing.assert_close(model(10 * x), first, rtol=0, atol=1e-3)
+    assert [*model.buffers()] == []
+
+
+@pytest.mark.parametrize("bad", [{"blocks": 0}, {"channels": (8, 4)}, {"channels": ()}])
+def test_residual_networks_that_cannot_be_are_refused(bad):
+    with pytest.raises(ValueError, match="at least one block|must not fall"):
+        residual((1, 8, 8), 2, **bad)
+
+
 @pytest.mark.parametrize(
     "make, option, valid",
     [
+        (residual, "activation", ACTIVATIONS),
         (fully_connected, "activation", ACTIVATIONS),
         (convolutional, "activation", ACTIVATIONS),
         (convolutional, "pooling", POOLINGS),
