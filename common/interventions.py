@@ -8,16 +8,19 @@ At *every* step: what was removed once is back after 1 / (1 - beta) steps.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, product
 from time import process_time
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
+from common.catapults import first_return
 from common.diagonal import DiagonalPoint, SparseRegression, power_iteration
-from common.diagonal_runs import COLD, Setting
+from common.diagonal_runs import COLD, Setting, record
+from common.observables import crossing
 from common.optimizers import HeavyBall, Warmup
 from common.stochastic import Noisy
 from common.training import trajectory
@@ -216,3 +219,120 @@ def run_interventions(
     table = pd.DataFrame(numbers, index, ["loss", "sharpness", "mss"]).reset_index()
     table.loc[len(table) - 1, "cpu_seconds"] = process_time() - start
     return table
+
+
+def growth(beta: float, overshoot: float) -> float:
+    """Growth per step of heavy ball's oscillation on a quadratic above its threshold.
+
+    With w_t ~ z^t the rule w_{t+1} = (1 - eta S) w_t + beta (w_t - w_{t-1}) reads
+    z^2 - (1 + beta - eta S) z + beta = 0; at eta S = 2 (1 + beta) (1 + d) the larger root
+    is -z with z + beta / z = (1 + beta) (1 + 2 d). At d = 0, z = 1; to first order
+    z = 1 + 2 d (1 + beta) / (1 - beta): the *same* overshoot d of its own threshold grows
+    (1 + beta) / (1 - beta) times as fast as without momentum.
+
+    Args:
+        beta: Momentum.
+        overshoot: d = S / mss - 1, not negative.
+
+    Returns:
+        z.
+
+    Raises:
+        ValueError: If the overshoot is negative: nothing grows.
+
+    Example:
+        >>> round(growth(0.0, 0.01), 3), round(growth(0.9, 0.001), 3)
+        (1.02, 1.03)
+    """
+    if overshoot < 0:
+        raise ValueError(f"the overshoot must not be negative, not {overshoot}")
+    half = (1 + beta) * (1 + 2 * overshoot) / 2
+    return half + (half**2 - beta) ** 0.5
+
+
+def run_overshoot(
+    betas: Sequence[float],
+    overshoots: Sequence[float],
+    seeds: Sequence[int],
+    steps: int = 400,
+    kick: float = 1e-6,
+    alpha: float = 0.3,
+    approach: int = 1500,
+    regression: SparseRegression = SparseRegression(),  # noqa: B008 (it is frozen)
+) -> pd.DataFrame:
+    """Catapults from the same minimum at the same relative overshoot of the own threshold.
+
+    Heavy ball (momentum 0.9, eta = 2 / S_0) finds a minimum; from there, kicked along the
+    top eigenvector and at rest, every run has a constant eta = 2 (1 + beta) (1 + d) / S.
+
+    Args:
+        betas: Momenta.
+        overshoots: d = S / mss - 1 at the start.
+        seeds: Of the data.
+        steps: Number of steps after the kick.
+        kick: Its length.
+        alpha: Initialisation.
+        approach: Steps to the minimum.
+        regression: Where the data come from.
+
+    Returns:
+        The table of `common.diagonal_runs.record`, its settings named "beta,d".
+    """
+    start = process_time()
+    net = regression.build(seeds)
+    eta = 3.2 / net.initial_sharpness([alpha])[..., None]  # x = 1.6, stable up to 1.9
+    rule = HeavyBall(Warmup(0.05 * eta, eta, approach // 2), 0.9)
+    *_, last = islice(trajectory(net, rule, net.start([alpha])), approach)
+    w = last.point.w
+    q = torch.randn(w.shape, generator=torch.Generator().manual_seed(0), dtype=w.dtype)
+    S, q = power_iteration(last.point.hessian_product, q, COLD)
+    pairs = list(product(betas, overshoots))
+    beta, d = net.X.new_tensor(pairs).T[..., None]
+    rule = HeavyBall(2 * (1 + beta) * (1 + d) / S[..., None], beta)
+    names = [f"{b:g},{d:g}" for b, d in pairs]
+    w = (w + kick * q).repeat(1, len(pairs), 1)
+    table = record(net, rule, w, names, seeds, steps)
+    table.loc[len(table) - 1, "cpu_seconds"] = process_time() - start
+    return table
+
+
+def measured_growth(table: pd.DataFrame, rise: float = 100, below: float = 0.01) -> float:
+    """Growth per step of the oscillation of a run: exp of half the slope of log(loss).
+
+    Fitted where the loss, on its way to the peak, is more than `rise` times the first one
+    and less than `below` times the peak: it is then quadratic in the oscillation.
+
+    Args:
+        table: One run, one row per step.
+        rise: See above.
+        below: See above.
+
+    Returns:
+        The growth z; NaN if the loss is there for less than three steps.
+
+    Example:
+        >>> run = {"step": range(9), "loss": [4.0**t for t in range(9)]}
+        >>> round(measured_growth(pd.DataFrame(run), rise=2, below=0.5), 3)
+        2.0
+    """
+    peak = table.loss.max()
+    inside = (table.loss > rise * table.loss.iloc[0]) & (table.loss < below * peak)
+    rows = table[inside & (table.index < table.loss.idxmax())]
+    if len(rows) < 3:
+        return np.nan
+    return float(np.exp(np.polyfit(rows.step, np.log(rows.loss), 1)[0] / 2))
+
+
+def settled(table: pd.DataFrame, after: int = 100, until: int = 200) -> float:
+    """Median S from `after` to `until` steps past the first return, over S at the crossing.
+
+    NaN without a crossing and a return.
+
+    Example:
+        >>> run = {"step": range(5), "sharpness": [9, 12, 5, 3, 3], "mss": [10] * 5}
+        >>> settled(pd.DataFrame(run), after=1, until=2)
+        0.25
+    """
+    back, past = first_return(table), table.sharpness[table.step == crossing(table)]
+    rows = table[(table.step >= back + after) & (table.step <= back + until)]
+    return float(rows.sharpness.median() / past.iloc[0]) if len(past) else np.nan
