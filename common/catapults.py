@@ -45,6 +45,18 @@ def spikes(
     return table.step[highest].to_numpy()
 
 
+def spike_ratio(table: pd.DataFrame, start: float = 0) -> float:
+    """Largest loss over the lowest one before it, from a step on.
+
+    Example:
+        >>> loss = {"step": [0, 1, 2, 3, 4], "loss": [9.0, 2.0, 0.1, 5.0, 0.1]}
+        >>> spike_ratio(pd.DataFrame(loss))
+        50.0
+    """
+    loss = table.loss[table.step >= start]
+    return float((loss / loss.cummin()).max())
+
+
 def drift(table: pd.DataFrame) -> float:
     """Largest |S / S(0) - 1| before the crossing (in the whole run, without one).
 

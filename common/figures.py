@@ -153,6 +153,26 @@ class Figures:
         os.replace(partial, self.folder / f"{name}.gif")
 
 
+def band(ax: Axes, values: pd.Series, color: str, label: str, line: str = "-"):
+    """Median and range over runs: values that share an index entry are one point.
+
+    Args:
+        ax: Where to draw.
+        values: Numbers of all runs, the index their place on the x axis.
+        color: Of the line and of the band.
+        label: Of the line.
+        line: Its style.
+
+    Returns:
+        What was drawn: the columns `median`, `min` and `max`, by place.
+    """
+    spread = values.groupby(level=0).agg(["median", "min", "max"])
+    ax.plot(spread["median"], line, color=color, label=label, lw=1.5)
+    low, high = spread["min"], spread["max"]
+    ax.fill_between(spread.index, low, high, color=color, alpha=0.25, lw=0)
+    return spread
+
+
 def look(seed: int, seeds: Sequence[int]) -> dict[str, float]:
     """Line style of a seed's curve: bold for the first seed, thin for the others."""
     first = seed == seeds[0]

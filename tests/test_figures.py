@@ -208,3 +208,11 @@ def test_style():
     assert not spines["top"].get_visible() and not spines["right"].get_visible()
     assert spines["left"].get_visible() and spines["bottom"].get_visible()
     plt.close(fig)
+
+
+def test_a_band_holds_median_and_range_of_the_runs_at_each_place():
+    _, ax = plt.subplots()
+    values = pd.Series([1.0, 5.0, 3.0, 7.0], index=[0, 0, 0, 1])
+    spread = figures.band(ax, values, "black", "runs")
+    assert spread.loc[0].tolist() == [3, 1, 5] and spread.loc[1].tolist() == [7, 7, 7]
+    assert ax.lines[0].get_ydata().tolist() == [3, 7]
