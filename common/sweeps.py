@@ -8,6 +8,7 @@ digest of all sources that compute: after any change to a helper, nothing old is
 
 import inspect
 import os
+import warnings
 from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,13 @@ def sweep(
     ]
     bar = tqdm(total=len(configurations), initial=len(configurations) - len(missing))
     bar.set_description(description)
-    with bar, _executor(backend, jobs or default_jobs()) as parallel:
+    with (
+        bar,
+        _executor(backend, jobs or default_jobs()) as parallel,
+        warnings.catch_warnings(),
+    ):
+        # joblib replaces a process whose memory has grown; nothing is lost by that
+        warnings.filterwarnings("ignore", "A worker stopped while some jobs")
         for _ in parallel(missing) if missing else ():
             bar.update()
     return {name: cached[name](**k) for name, k in configurations.items()}
