@@ -59,8 +59,10 @@ def test_nothing_cut_is_heavy_ball_itself():
     other = run_diagonal({"a": Setting(**QUICK)}, [0, 3], **FAST)
     np.testing.assert_array_equal(table.loss, other.loss)
     np.testing.assert_array_equal(table.mss, other.mss)
-    # as many Hessian products from the same start: the same Rayleigh quotients
-    np.testing.assert_array_equal(table.sharpness, other.sharpness)
+    # one Hessian product less for each Rayleigh quotient, whose error is of second order in
+    # that of the vector: late by a part of what the vector turns in a step of a catapult
+    off = np.abs(table.sharpness / other.sharpness - 1)
+    assert off.median() < 1e-4 and off.max() < 2e-2
 
 
 def test_the_cut_removes_just_what_it_says():
