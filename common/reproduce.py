@@ -257,9 +257,11 @@ def run(job: Job, workers: int, position: int = 0) -> Outcome:
 def run_all(jobs: Sequence[Job], at_once: int = 2) -> list[Outcome]:
     """Run the jobs side by side; together their kernels use the machine's cores."""
     at_once = max(1, min(at_once, len(jobs)))
-    workers = max(1, cpu_count() // at_once)
+    alone = len(jobs) % at_once  # so many run last, with the cores of the others
+    beside = [at_once] * (len(jobs) - alone) + [alone] * alone
+    workers = [max(1, cpu_count() // n) for n in beside]
     with ThreadPoolExecutor(at_once) as pool:  # threads only wait for the processes
-        return list(pool.map(run, jobs, [workers] * len(jobs), range(len(jobs))))
+        return list(pool.map(run, jobs, workers, range(len(jobs))))
 
 
 def normalise(nb: nbformat.NotebookNode) -> nbformat.NotebookNode:

@@ -272,3 +272,18 @@ def test_the_committed_profiles_fit_the_committed_notebooks():
     assert notebooks()
     for profile in profiles():
         assert plan(profile=profile)[0]
+
+
+@pytest.mark.parametrize(
+    ("count", "at_once", "expected"),
+    [(1, 2, [8]), (2, 2, [4, 4]), (3, 2, [4, 4, 8]), (4, 3, [2, 2, 2, 8]), (2, 1, [8, 8])],
+)
+def test_the_last_notebooks_get_the_cores_that_are_free(
+    count, at_once, expected, monkeypatch
+):
+    from common import reproduce
+
+    monkeypatch.setattr(reproduce, "cpu_count", lambda: 8)
+    monkeypatch.setattr(reproduce, "run", lambda job, workers, position: (job, workers))
+    found = reproduce.run_all([*range(count)], at_once)
+    assert found == list(zip(range(count), expected, strict=True))
