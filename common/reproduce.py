@@ -8,9 +8,11 @@ takes a misspelt parameter for a new one. Only the Makefile calls this module.
 
 import argparse
 import ast
+import base64
 import contextlib
 import copy
 import difflib
+import io
 import os
 import subprocess
 import sys
@@ -25,6 +27,7 @@ from typing import Any
 import nbformat
 import yaml
 from joblib import cpu_count
+from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from common import BUILD, ROOT, scorecard
@@ -267,6 +270,8 @@ def run_all(jobs: Sequence[Job], at_once: int = 2) -> list[Outcome]:
 def normalise(nb: nbformat.NotebookNode) -> nbformat.NotebookNode:
     """Return a copy without what changes from run to run: `git diff` shows results.
 
+    Pictures keep 256 colours, which halves a notebook; those in `figures/` keep all.
+
     Raises:
         ValueError: A cell was injected, so these are not the notebook's own values.
     """
@@ -283,6 +288,9 @@ def normalise(nb: nbformat.NotebookNode) -> nbformat.NotebookNode:
         for output in cell.outputs:
             if output.output_type == "execute_result":
                 output.execution_count = count
+            data = output.get("data", {})
+            if "image/png" in data:
+                data["image/png"] = _small(data["image/png"])
             last = outputs[-1] if outputs else {}
             if output.output_type == "stream" and last.get("name") == output.name:
                 last.text += output.text  # where a stream is cut is a matter of timing
@@ -290,6 +298,19 @@ def normalise(nb: nbformat.NotebookNode) -> nbformat.NotebookNode:
                 outputs.append(output)
         cell.outputs = outputs
     return nb
+
+
+def _small(png: str) -> str:
+    """A picture (PNG, base64) with 256 colours; itself if it has no more, or is none."""
+    try:
+        picture = Image.open(io.BytesIO(base64.b64decode(png)))
+    except (UnidentifiedImageError, ValueError):
+        return png
+    if picture.mode == "P":
+        return png
+    small = io.BytesIO()
+    picture.convert("RGB").quantize(256).save(small, "PNG", optimize=True)
+    return base64.b64encode(small.getvalue()).decode()
 
 
 def _report(outcomes: Sequence[Outcome], root: Path) -> None:

@@ -21,7 +21,7 @@ PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 CHECKED = "nbval-check-output"
 FOLDERS = "home root tmp work Users private opt mnt var".split()
 MACHINE_PATH = re.compile(rf"(?<![\w.:/~-])/(?:{'|'.join(FOLDERS)})/|\b[A-Z]:\\\w")
-LONGEST_LINE, LONGEST_FUNCTION, LARGEST_FILE = 100, 8, 3_000_000
+LONGEST_LINE, LONGEST_FUNCTION, LARGEST_FILE = 100, 8, 2_000_000
 
 each_notebook = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
 

@@ -1,5 +1,6 @@
 """The runner on tiny notebooks of its own: one real run, and requests that stop it."""
 
+import base64
 import contextlib
 import csv
 import io
@@ -9,7 +10,10 @@ import time
 
 import joblib
 import nbformat
+import numpy as np
 import pytest
+from nbformat.v4 import new_code_cell, new_notebook, new_output
+from PIL import Image
 
 from common.claims import COLUMNS
 from common.reproduce import (
@@ -287,3 +291,18 @@ def test_the_last_notebooks_get_the_cores_that_are_free(
     monkeypatch.setattr(reproduce, "run", lambda job, workers, position: (job, workers))
     found = reproduce.run_all([*range(count)], at_once)
     assert found == list(zip(range(count), expected, strict=True))
+
+
+def test_pictures_in_a_notebook_keep_256_colours(write_notebook, tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    png = io.BytesIO()
+    Image.fromarray(noise).save(png, "PNG")
+    text = base64.b64encode(png.getvalue()).decode()
+    cell = new_code_cell("1")
+    cell.outputs = [new_output("display_data", {"image/png": text, "text/plain": "x"})]
+    clean = normalise(new_notebook(cells=[cell]))
+    kept = clean.cells[0].outputs[0].data
+    picture = Image.open(io.BytesIO(base64.b64decode(kept["image/png"])))
+    assert (picture.mode, picture.size, kept["text/plain"]) == ("P", (60, 40), "x")
+    assert len(kept["image/png"]) < len(text)
+    assert normalise(clean) == clean
