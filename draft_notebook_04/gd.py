@@ -298,9 +298,7 @@ for seed in seeds:
 table = descent["fcn", gd_fcn_beyond, seeds[0]]
 for name, (label, color) in parts.items():
     width = 3.5 if name == "loss" else 1.4
-    loss_ax.semilogy(
-        table.step, table[name], "o-", color=color, lw=width, ms=3, label=label
-    )
+    loss_ax.semilogy(table.step, table[name], "o-", color=color, lw=width, ms=3, label=label)
 loss_ax.set(title=f"loss, $\eta$ = {gd_fcn_beyond:g} $\eta_{{crit}}(K_0)$", ylabel="loss")
 loss_ax.set(ylim=(table.loss.min() / 20, None))
 loss_ax.legend()
@@ -372,9 +370,7 @@ for column, name in zip(axes.T, nets, strict=True):
         if seed == seeds[0]:
             loss_ax.semilogy(table.step, table.rest_loss / table.loss[0], color=GREEN, lw=1)
             eta_ax.semilogy(table.step, table.eta_crit / table.eta_crit[0], color=ORANGE)
-            eta_ax.step(
-                table.step, table.eta / table.eta_crit[0], color=BLACK, where="post"
-            )
+            eta_ax.step(table.step, table.eta / table.eta_crit[0], color=BLACK, where="post")
             for event in found[name, seed].itertuples():
                 for ax in column:
                     color = ORANGE if event.raised else PINK
@@ -412,9 +408,7 @@ counts = pd.DataFrame(rows)
 fig, (count_ax, ratio_ax, share_ax) = panels(1, 3, height=3.0)
 hues = dict(zip(nets, (BLUE, GREEN, PINK), strict=True))
 for place, (name, color) in enumerate(hues.items()):
-    mean = counts[counts.net == name].pivot_table(
-        index="rise", columns="kind", values="count"
-    )
+    mean = counts[counts.net == name].pivot_table(index="rise", columns="kind", values="count")
     mean.index *= 1.04 ** (place - 1)  # beside each other
     others = mean[[*{*gd_backs, BACK}]]
     count_ax.fill_between(
@@ -436,9 +430,7 @@ count_ax.minorticks_off()
 count_ax.set(title="how many", xlabel="rise of the loss that counts, ×", ylim=(-0.3, 6))
 count_ax.set_ylabel("catapults, mean over seeds")
 count_ax.legend(loc="upper right")
-ratio_ax.set(
-    title="the kernel", ylabel="$\lambda_{max}(K)$, end / beginning", ylim=(0, 1.2)
-)
+ratio_ax.set(title="the kernel", ylabel="$\lambda_{max}(K)$, end / beginning", ylim=(0, 1.2))
 share_ax.set(title="the top eigenspace", ylabel="$PL_5$'s share of the rise", ylim=(0, 1.3))
 for ax in (ratio_ax, share_ax):
     threshold(ax, 1)
@@ -461,9 +453,7 @@ for name in nets:
     number = [len(events) for events in by_raise]
     checks.append(Check(f"catapults after a raise, {name}", number, low=3, control=calm))
     largest = [events.kernel_ratio.max() for events in by_raise]
-    checks.append(
-        Check(f"largest lambda_max(K), end/begin of one, {name}", largest, high=1)
-    )
+    checks.append(Check(f"largest lambda_max(K), end/begin of one, {name}", largest, high=1))
 claims.add(
     "4.5",
     "raising the step size again and again makes one catapult after the other, and each "
