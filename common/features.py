@@ -7,7 +7,7 @@ through catapults"). Errors are mean squared errors |f - y|^2 / n as in the pape
 twice the loss of this repository, to which eta, eta_crit and the target loss refer.
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from time import process_time
@@ -15,6 +15,7 @@ from time import process_time
 import numpy as np
 import pandas as pd
 import torch
+from scipy.stats import spearmanr
 from torch import Tensor, nn
 
 from common.agop import Polynomial, agop, alignment
@@ -360,3 +361,47 @@ def run_reference(
     table["test_error"] = pd.Series(errors)
     table.loc[len(table) - 1, "cpu_seconds"] = process_time() - began
     return table
+
+
+# ---------------------------------------------------------------- reading the tables
+
+
+def ends(runs: Mapping[Hashable, pd.DataFrame], *names: str) -> pd.DataFrame:
+    """The rows of the runs' tables that have an `outcome`, with their keys as columns.
+
+    Args:
+        runs: What `common.sweeps.sweep` returns; keys (..., seed).
+        names: Of the parts of the keys before the seed.
+    """
+    last = {key: table.dropna(subset="outcome") for key, table in runs.items()}
+    table = pd.concat(last, names=[*names, "seed", "row"]).reset_index()
+    return table.drop(columns=["row", "cpu_seconds"])
+
+
+def rank_correlations(table: pd.DataFrame, x: str, y: str) -> list[float]:
+    """Spearman's correlation of two columns, for each seed.
+
+    Example:
+        >>> table = pd.DataFrame({"seed": [0, 0, 0], "a": [1, 2, 5], "b": [9, 8, 1]})
+        >>> [round(r, 6) for r in rank_correlations(table, "a", "b")]
+        [-1.0]
+    """
+    return [float(spearmanr(t[x], t[y])[0]) for _, t in table.groupby("seed")]
+
+
+def corner(row: pd.Series) -> np.ndarray:
+    """The corner of an AGOP that a row of `run_catapults` holds.
+
+    Returns:
+        |G_ij| / max |G_ij| [block, block], between 0 and 1.
+
+    Example:
+        >>> corner(pd.Series({"agop_1_1": 2.0, "agop_1_2": -1.0, "agop_2_2": 0.5})).tolist()
+        [[1.0, 0.5], [0.5, 0.25]]
+    """
+    kept = row.filter(like="agop_").dropna().astype(float)
+    places = [[int(part) - 1 for part in name.split("_")[1:]] for name in kept.index]
+    G = np.zeros([1 + max(map(max, places))] * 2)
+    for (i, j), value in zip(places, kept, strict=True):
+        G[i, j] = G[j, i] = abs(value)
+    return G / G.max()
