@@ -28,7 +28,7 @@ rank_table_etas = {"GD": 11.0, "SGD": 6.3}  # step sizes
 rank_table_target = 0.0075  # training loss to reach
 rank_batches = [50, 10, 5]  # batch sizes
 rank_epochs = [2000, 60]  # most epochs of GD, SGD
-rank_every = 4  # steps between measurements of eta_crit(batch)
+rank_every = 8  # steps between measurements of eta_crit(batch)
 rank_four_share = 0.4  # eta / eta_crit of SGD on rank-4
 rank_small = 0.25  # control of row 4.12: step size in units of the one above
 rank_small_epochs = 1  # its epochs
@@ -72,7 +72,9 @@ opt_etas = {  # step sizes
 # What a network has learned about its inputs is read off its average gradient outer product,
 # $G = \frac1n \sum_i \nabla_x f(x_i) \nabla_x f(x_i)^T$: its *alignment* is the cosine of $G$
 # with $G^*$, that of the target. Every run ends at the same training loss, so that what differs
-# is what the network found on the way. Errors are mean squared errors, as in the paper's table.
+# is what the network found on the way. Losses printed and drawn in this part are mean
+# squared errors as in the paper's table, twice the loss of this repository; $\eta$ and the
+# targets among the parameters are in the convention of the repository.
 # A catapult is induced by setting $\eta$ to more than $\eta_{crit}(w_t)$ for good: the loss
 # rises, the kernel shrinks, the loss falls below what it was. Runs of one seed with
 # $k = 0, 1, 2, \dots$ catapults are the same run up to the last of them.
@@ -150,8 +152,6 @@ rates = sweep(run_rate, rate_runs, "rate of the AGOP")
 paths = sweep(run_catapults, gd_runs, "catapults")
 batches = sweep(run_to_target, sgd_runs, "batch sizes")
 optimizers = sweep(run_to_target, opt_runs, "optimizers")
-
-
 gd, sgd = ends(paths, "task"), ends(batches, "task", "batch")
 tuned = ends(optimizers, "name", "choice")
 for name, table in (("catapults", gd), ("batches", sgd), ("optimizers", tuned)):
@@ -172,7 +172,10 @@ n = np.array(agop_counts)
 for ax in axes:
     start = rates["x1 x2", seeds[0]].error[0]
     ax.loglog(n, start * (n / n[0]) ** -0.5, "--", color=BLACK, label="slope $-1/2$")
-    ax.set(xlabel="samples $n$", ylabel="$|G_n - G^*|_F$, rms", ylim=(0.01, 0.5))
+    ax.set(xlabel="samples $n$", ylabel="$|G_n - G^*|_F$, rms", ylim=(0.03, 0.4))
+    ax.minorticks_off()
+    ax.set_xticks(n, [f"{value:,}" for value in n])
+    ax.set_yticks([0.05, 0.1, 0.2], ["0.05", "0.1", "0.2"])
     ax.legend(loc="lower left")
 axes[0].set_title("$f = x_1 x_2$: converges to diag$(1, 1, 0, ...)$")
 axes[1].set_title(f"$f = x_1 x_2 + {agop_bias:g}\\, x_3$: another limit")
@@ -194,8 +197,8 @@ claims.add(
 )
 
 # %% [markdown]
-# **What to see:** the error of the AGOP falls by ten when there are a hundred times as many
-# samples (dashed), on all seeds. Another function (right) has another AGOP: its error stops.
+# **What to see:** the error of the AGOP follows $n^{-1/2}$ (dashed) on all seeds. A slightly
+# different function (right) has another AGOP: its distance to this one stops falling.
 
 # %% [markdown]
 # ## Catapults teach features (4.9)
@@ -207,7 +210,7 @@ claims.add(
 
 # %%
 fig, axes = panels(1, 3, height=2.8)
-titles = {"rank-2": "rank-2", "rank-4": "rank-4, three layers", "images": "images"}
+titles = {"rank-2": "rank-2", "rank-4": "rank-4", "images": "images"}
 shades = dict(zip((0, 1, 2, 3), (BLACK, BLUE, GREEN, RED), strict=True))
 for ax, (task, title) in zip(axes, titles.items(), strict=True):
     for k, path in paths[task, seeds[0]].groupby("catapults"):
@@ -221,7 +224,9 @@ figures.save(fig, "agop_paths", drawn[["task", "catapults", "step", "eta", "loss
 
 # %% [markdown]
 # **What to see:** each catapult is a spike of the training loss (first seed). All runs stop at
-# the same training loss, and those with catapults get there in fewer steps.
+# the same training loss; those with catapults, whose last step size is larger, get there in
+# fewer steps. The run without an induced catapult has 0.9 $\eta_{crit}$ at initialisation; on
+# rank-4 and on images sharpening brings it to the edge later, where the small bumps are.
 
 # %%
 fig, axes = panels(2, 3, height=2.5, sharex="col")
@@ -233,15 +238,19 @@ for column, (task, title) in zip(axes.T, titles.items(), strict=True):
             style = look(seed, seeds) | {"color": BLUE if name == task else ORANGE}
             label = {BLUE: "three layers", ORANGE: "two layers"}[style["color"]]
             label = label if task == "rank-4" and seed == seeds[0] else None
-            column[0].plot(seen.catapults, seen.alignment, "o-", ms=4, label=label, **style)
-            column[1].plot(seen.catapults, seen.test_mse / spread[task], "o-", ms=4, **style)
+            short = seen[seen.outcome != "trained"]
+            for ax, y in zip(column, ("alignment", "test_mse"), strict=True):
+                scale = spread[task] if y == "test_mse" else 1
+                ax.plot(seen.catapults, seen[y] / scale, "o-", ms=4, label=label, **style)
+                ax.plot(short.catapults, short[y] / scale, "X", ms=8, color=style["color"])
     column[0].set(title=title, ylabel="AGOP alignment")
-    column[1].set(xlabel="catapults $k$", ylabel="test error / Var $y$")
-axes[0, 1].legend(loc="center right")
+    column[1].set(xlabel="catapults $k$", ylabel="test loss / Var $y$")
+    column[1].set_xticks(sorted(gd[gd.task == task].catapults.unique()))
+axes[1, 1].legend(loc="lower left")
 kept = ["task", "seed", "catapults", "alignment", "misaligned", "train_mse", "test_mse"]
 figures.save(fig, "agop_catapults", gd[[*kept, "test_error", "outcome"]])
-table = gd.groupby(["task", "catapults"])[["alignment", "test_mse", "test_error", "train_mse"]]
-print(table.median().map("{:.3f}".format).to_string())
+columns = ["alignment", "test_mse", "test_error", "train_mse"]
+print(gd.groupby(["task", "catapults"])[columns].median().map("{:.3f}".format).to_string())
 print("test error of the reference networks:", reference.test_error.dropna().round(3).tolist())
 
 # %%
@@ -255,7 +264,7 @@ for task in ("rank-2", "rank-4"):
     )
     checks += [
         Check(f"{task}: Spearman(k, alignment), k <= 3", right, low=0.9, control=wrong),
-        Check(f"{task}: Spearman(k, test error), k <= 3", error, high=-0.9),
+        Check(f"{task}: Spearman(k, test loss), k <= 3", error, high=-0.9),
     ]
 claims.add(
     "4.9",
@@ -269,33 +278,40 @@ claims.add(
             low=1,
         ),
         Check(
-            "images: test error with 3 catapults / without",
+            "images: test loss with 3 catapults / without",
             with_.test_mse / without.test_mse,
             high=1,
         ),
     ],
     seeds,
-    note="on images k = 0 against k = 3 only: further catapults help on some seeds",
+    note="images: a stand-in, k = 0 against k = 3 only, and the gain in alignment is small",
 )
 
 # %% [markdown]
-# **What to see:** TEXT49
+# **What to see:** on rank-2 three catapults raise the alignment from 0.44 to 0.68 (medians) and
+# lower the test loss from 1.11 to 0.84; from seven to ten catapults little is left to gain. On
+# rank-4 it takes three layers (blue): the gain is smaller, in the same direction on every seed. A
+# two-layer net (orange) does not get through three catapults: it stays at the edge, short of the
+# target (crosses), and aligns less than without. On images the test loss falls on every seed,
+# from 0.60 to 0.55; the alignment with the reference rises little, from 0.20 to 0.24, and that
+# depends on the setting: it rose on all of the seeds 0 to 4 with 400 images, on 4 of 5 with 300,
+# on 3 of 5 with 500 at 1.4 $\eta_{crit}$ (the test loss fell in all 15). The reference itself is
+# modest: the embedded sample has 500 images per class, its networks err on 14 to 16 % of the
+# test images, the students on 18 %.
 
 # %% [markdown]
 # ## The AGOP itself (4.10)
 
 # %%
-fig, axes = panels(1, 5, height=2.3)
+fig, axes = panels(1, 5, height=2.2)
 first = gd[(gd.task == "rank-2") & (gd.seed == seeds[0])].set_index("catapults")
 corners = {f"$k$ = {k}": corner(first.loc[k]) for k in range(4)}
 corners["target"] = abs(RANK_2.agop(10).numpy())
 for ax, (title, G) in zip(axes, corners.items(), strict=True):
-    image = ax.imshow(G, vmin=0, vmax=1, cmap="viridis")
-    ax.set(title=title, xticks=[0, 4, 9], yticks=[0, 4, 9])
-    ax.set_xticklabels([1, 5, 10])
-    ax.set_yticklabels([1, 5, 10])
+    image = ax.imshow(G, vmin=0, vmax=1, extent=(0.5, 10.5, 10.5, 0.5))
+    ax.set(title=title, xticks=[1, 5, 10], yticks=[1, 5, 10])
     ax.grid(False)
-fig.colorbar(image, ax=axes, shrink=0.8, label="$|G_{ij}|$ / largest")
+fig.colorbar(image, ax=axes, fraction=0.012, pad=0.01, label="$|G_{ij}|$ / largest")
 cells = {k: pd.DataFrame(G).stack().rename("value") for k, G in corners.items()}
 figures.save(fig, "agop_heat", pd.concat(cells, names=["run", "i", "j"]).reset_index())
 outside = np.ones((10, 10), dtype=bool)
@@ -322,7 +338,9 @@ claims.add(
 )
 
 # %% [markdown]
-# **What to see:** TEXT410
+# **What to see:** the first seed; the network's AGOP after $k$ catapults, each divided by its
+# largest entry, and the target's. The entries off the block of $x_1, x_2$ fade: the largest falls
+# from 0.19 - 0.26 to 0.09 - 0.11. Within the block the entry (1, 2) does not.
 
 # %% [markdown]
 # ## Batch sizes (4.11)
@@ -344,14 +362,14 @@ for ax, column in zip(axes, paper, strict=True):
     ax.set_xticks(range(len(sizes)), [f"{rank_table_n} (GD)", *rank_batches])
     ax.set_xlabel("batch size")
 axes[0].set(ylabel="AGOP alignment")
-axes[1].set(ylabel="test error")
+axes[1].set(ylabel="test loss")
 axes[0].legend(loc="upper left")
 kept = ["task", "batch", "seed", "step", "eta", "alignment", "misaligned", "train_mse"]
 kept += ["test_mse", "test_error", "supercritical", "catapult_steps", "outcome"]
 figures.save(fig, "agop_batches", sgd[kept])
 lines = []
 for size in sizes:
-    line = {"batch size": size, "training error": ours.loc[size].train_mse.median()}
+    line = {"batch size": size, "training loss": ours.loc[size].train_mse.median()}
     for column in paper:
         seen = ours.loc[size, column]
         line[column] = f"{seen.mean():.3f} [{seen.min():.3f}, {seen.max():.3f}]"
@@ -380,15 +398,20 @@ claims.add(
             low=0,
             control=steps_between(of_table, "misaligned", sizes),
         ),
-        Check("smallest fall of the test error", steps_between(of_table, "gain", sizes), low=0),
+        Check("smallest fall of the test loss", steps_between(of_table, "gain", sizes), low=0),
         Check("largest |mean alignment - paper's|", [gaps.alignment] * len(seeds), high=0.05),
-        Check("largest |mean test error - paper's|", [gaps.test_mse] * len(seeds), high=0.1),
+        Check("largest |mean test loss - paper's|", [gaps.test_mse] * len(seeds), high=0.1),
     ],
     seeds,
 )
 
 # %% [markdown]
-# **What to see:** TEXT411
+# **What to see:** the order of the paper's table on every seed, and its values to within 0.034
+# (alignment) and 0.044 (test loss) in the mean over the seeds. The paper gives neither widths nor
+# step sizes: ours were the closest of eight pairs tried on seeds 0 to 2, so the agreement in value
+# is partly selection. The order held in all of them. Gradient descent has its own step size, 11
+# ($\eta_{crit}$ is about 12 at initialisation; SGD has 6.3), and differs from batches of 50 by
+# little: 0.012 to 0.015.
 
 # %% [markdown]
 # ## Smaller batches, more catapults (4.12)
@@ -401,7 +424,7 @@ for ax, (task, title) in zip(axes, titles.items(), strict=True):
         seen = sgd[(sgd.task == task) & (sgd.seed == seed)].set_index("batch")
         ax.plot(seen.supercritical[chosen].to_list(), "o-", color=BLUE, **look(seed, seeds))
     ax.set_xticks(range(len(chosen)), chosen)
-    ax.set(title=title, xlabel="batch size", ylim=(-0.02, None))
+    ax.set(title=title, xlabel="batch size", ylim=(-0.04 * ax.get_ylim()[1], None))
 axes[0].set_ylabel("share of steps, $\\eta > \\eta_{crit}$(batch)")
 figures.save(
     fig, "agop_share", sgd[["task", "batch", "seed", "supercritical", "catapult_steps"]]
@@ -428,7 +451,11 @@ claims.add(
 )
 
 # %% [markdown]
-# **What to see:** TEXT412
+# **What to see:** how often the step size exceeds what the next batch can bear. On rank-2 and
+# rank-4 the share rises as the batch shrinks. On rank-4 that needs a step size well below that of
+# the full batch: at 0.6 instead of 0.4 $\eta_{crit}$ sharpening brings batches of 50 to the edge
+# late in training, and they have as large a share (0.11 to 0.28) as batches of 5. That is what
+# happens on images, where there is no order. At a quarter of the step size no batch is beyond.
 
 # %% [markdown]
 # ## Any optimizer (4.13)
@@ -438,13 +465,14 @@ fig, axes = panels(1, 2, height=3.4, sharey=True)
 colors = dict(zip(opt_etas, (BLACK, ORANGE, SKY, GREEN, RED, BLUE, PINK), strict=True))
 markers = dict(zip(seeds, "os^Dv", strict=False))
 reached = tuned[tuned.outcome == "trained"]
-for (name, seed), table in reached.groupby(["name", "seed"]):
+for (name, seed), table in reached.groupby(["name", "seed"], sort=False):
     style = {"color": colors[name], "marker": markers[seed], "ls": "", "ms": 5}
     label = name if seed == seeds[0] else None
     axes[0].plot(table.alignment, table.test_mse, label=label, **style)
     axes[1].plot(table.train_mse, table.test_mse, **style)
-axes[0].set(xlabel="AGOP alignment", ylabel="test error")
-axes[1].set(xlabel="training error at the end")
+axes[0].set(xlabel="AGOP alignment", ylabel="test loss")
+axes[1].set(xlabel="training loss (mean squared error) at the end")
+axes[1].locator_params(axis="x", nbins=5)
 fig.legend(*axes[0].get_legend_handles_labels(), loc="outside right center")
 kept = [
     "name",
@@ -468,9 +496,9 @@ claims.add(
     "across optimizers the test loss follows the AGOP alignment",
     "003 Generalization with different optimizers",
     [
-        Check("Spearman(alignment, test error)", right, high=-0.8, control=wrong),
+        Check("Spearman(alignment, test loss)", right, high=-0.8, control=wrong),
         Check(
-            "training error at the end, highest / lowest",
+            "training loss at the end, highest / lowest",
             [table.train_mse.max() / table.train_mse.min() for table in by_seed],
             high=2,
         ),
@@ -483,7 +511,11 @@ print(
     .median()
     .round(3)
 )
-print("Spearman(training error, test error):", np.round(trained, 2))
+print("Spearman(training loss, test loss):", np.round(trained, 2))
 
 # %% [markdown]
-# **What to see:** TEXT413
+# **What to see:** seven optimizers of `torch.optim`, two step sizes each, batches of 25, three
+# seeds (circles, squares, triangles), all to the same training loss. The test loss is a function
+# of the alignment, whatever the optimizer; the little that is left of differences in the training
+# loss (right) says nothing about it. RMSProp's two step sizes are further apart than most
+# optimizers: it is the alignment that counts, not the name.
