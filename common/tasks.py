@@ -1,4 +1,4 @@
-"""Synthetic tasks: functions of Gaussian inputs, as `Images` with targets.
+"""Synthetic tasks: polynomials of Gaussian inputs, as `Images` with targets.
 
 Each function returns a task as `common.objective.Problem` takes it for `data`, with
 `functools.partial` for its arguments: a pure function, the same at every call.
@@ -6,17 +6,23 @@ Each function returns a task as `common.objective.Problem` takes it for `data`, 
 
 import torch
 
+from common.agop import RANK_2, RANK_4, Polynomial
 from common.data import Images
 
 
-def rank_two(
-    n: int = 100, d: int = 20, seed: int = 0, dtype: torch.dtype = torch.float32
+def polynomial(
+    target: Polynomial,
+    n: int = 100,
+    d: int = 20,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
 ) -> Images:
-    """The target y = x_1 x_2 of x ~ N(0, I_d): two of d directions decide (paper 000).
+    """The target y = f*(x) of x ~ N(0, I_d).
 
     Args:
+        target: f*.
         n: Number of samples.
-        d: Dimension of x, at least 2.
+        d: Dimension of x, at least the number of variables of f*.
         seed: Of the draw. Held-out samples: another seed.
         dtype: Floating type; drawn in float64, so that it only rounds.
 
@@ -24,26 +30,37 @@ def rank_two(
         Inputs [n, d, 1, 1] (images of one pixel) and targets [n, 1], without classes.
 
     Raises:
-        ValueError: If n < 1 or d < 2.
+        ValueError: If n < 1 or d is too small.
+    """
+    least = max((i + 1 for term in target.terms for i in term), default=1)
+    if n < 1 or d < least:
+        raise ValueError(f"the task needs n >= 1 and d >= {least}, not {n} and {d}")
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(n, d, generator=generator, dtype=torch.float64)
+    none = torch.zeros(n, dtype=torch.int64)
+    return Images(x[:, :, None, None].to(dtype), none, (), target(x)[:, None].to(dtype))
+
+
+def rank_two(
+    n: int = 100, d: int = 20, seed: int = 0, dtype: torch.dtype = torch.float32
+) -> Images:
+    """The target y = x_1 x_2: two of d directions decide (papers 000, 003).
 
     Example:
         >>> task = rank_two(n=3, d=5)
         >>> torch.allclose(task.targets[:, 0], task.x[:, 0, 0, 0] * task.x[:, 1, 0, 0])
         True
     """
-    if n < 1 or d < 2:
-        raise ValueError(f"the task needs n >= 1 and d >= 2, not {n} and {d}")
-    x = _gaussian(n, d, seed)
-    return _task(x, x[:, 0] * x[:, 1], dtype)
+    return polynomial(RANK_2, n, d, seed, dtype)
 
 
-def _gaussian(n: int, d: int, seed: int) -> torch.Tensor:
-    """Draw n times from N(0, I_d) [n, d]."""
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(n, d, generator=generator, dtype=torch.float64)
+def rank_four(
+    n: int = 100, d: int = 20, seed: int = 0, dtype: torch.dtype = torch.float32
+) -> Images:
+    """The target y = x_1 + x_1 x_2 + x_1 x_2 x_3 + x_1 x_2 x_3 x_4 (paper 003).
 
-
-def _task(x: torch.Tensor, y: torch.Tensor, dtype: torch.dtype) -> Images:
-    """Inputs [n, d] and targets [n] as images of one pixel with one target."""
-    none = torch.zeros(len(x), dtype=torch.int64)
-    return Images(x[:, :, None, None].to(dtype), none, (), y[:, None].to(dtype))
+    Example:
+        >>> rank_four(n=3, d=5).targets.shape
+        torch.Size([3, 1])
+    """
+    return polynomial(RANK_4, n, d, seed, dtype)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from common.objective import Problem
-from common.tasks import rank_two
+from common.tasks import rank_four, rank_two
 
 
 def test_the_target_is_the_product_of_the_first_two_inputs():
@@ -56,3 +56,15 @@ def test_a_problem_takes_it():
 def test_sizes_that_are_too_small_are_refused(bad):
     with pytest.raises(ValueError, match="n >= 1 and d >= 2"):
         rank_two(**bad)
+
+
+def test_rank_four_is_the_sum_of_the_paper():
+    task = rank_four(n=20, d=6, seed=2, dtype=torch.float64)
+    a, b, c, d = task.x.flatten(1)[:, :4].T
+    expected = a + a * b + a * b * c + a * b * c * d
+    torch.testing.assert_close(task.targets[:, 0], expected, rtol=1e-14, atol=1e-14)
+
+
+def test_rank_four_needs_four_inputs():
+    with pytest.raises(ValueError, match="d >= 4"):
+        rank_four(n=3, d=3)
