@@ -109,6 +109,7 @@ class Claim:
     seeds: tuple[int, ...]
     expected: str = "reproduced"
     note: str = ""
+    partial: bool = False
 
     @property
     def passed(self) -> list[bool]:
@@ -121,7 +122,7 @@ class Claim:
     @property
     def verdict(self) -> str:
         """On all seeds: reproduced; on some: partly; on none: not reproduced."""
-        if all(self.passed):
+        if all(self.passed) and not self.partial:
             return "reproduced"
         return "partly" if any(self.passed) else "not reproduced"
 
@@ -160,6 +161,7 @@ class Claims:
         seeds: Sequence[int],
         expected: str = "reproduced",
         note: str = "",
+        partial: bool = False,
     ) -> None:
         """Judge a claim.
 
@@ -171,10 +173,12 @@ class Claims:
             seeds: The seeds, in the order of the values.
             expected: The verdict that `require` insists on, at least.
             note: Said with the verdict where the claim holds only in part.
+            partial: A part of the claim is known not to hold and is not among the checks;
+                the note says which. The verdict is "partly" at best.
 
         Raises:
-            ValueError: If the id is taken, the expectation is no verdict, or a check does
-                not have one value per seed.
+            ValueError: If the id is taken, the expectation is no verdict, a check does not
+                have one value per seed, or a partial claim has no note.
         """
         if id in self.claims:
             raise ValueError(f"claim {id} is already judged")
@@ -182,13 +186,17 @@ class Claims:
             raise ValueError(f"unknown verdict {expected!r}; choose one of {VERDICTS}")
         if not checks:
             raise ValueError(f"claim {id} has no checks: it could not fail")
+        if partial and not note:
+            raise ValueError(f"claim {id} is partial: a note must say what does not hold")
         for check in checks:
             if len(check.values) != len(seeds):
                 raise ValueError(
                     f"claim {id}, check {check.name!r}: {len(check.values)} values for "
                     f"{len(seeds)} seeds"
                 )
-        judged = Claim(id, claim, source, tuple(checks), tuple(seeds), expected, note)
+        judged = Claim(
+            id, claim, source, tuple(checks), tuple(seeds), expected, note, partial
+        )
         order = sorted([*self.claims, id], key=_parts)  # whatever the order of the story
         self.claims = {i: judged if i == id else self.claims[i] for i in order}
 

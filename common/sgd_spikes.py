@@ -86,7 +86,7 @@ def supercritical(table: pd.DataFrame) -> pd.Series:
     return rows.eta > rows.batch_eta_crit
 
 
-def raised(table: pd.DataFrame) -> pd.Series:
+def batch_rises(table: pd.DataFrame) -> pd.Series:
     """Whether the batch's own loss is higher after its step, for each measured step."""
     rows = table.dropna(subset="batch_eta_crit")
     return rows.batch_loss_after > rows.batch_loss
@@ -111,7 +111,7 @@ def necessity(table: pd.DataFrame) -> dict[str, float]:
         >>> [*necessity(pd.DataFrame(run)).values()]
         [1, 0.5, 1.0, 0.5, 0.5, 0.0]
     """
-    above, up = supercritical(table), raised(table)
+    above, up = supercritical(table), batch_rises(table)
     return {
         "rises": int(up.sum()),
         "supercritical": float(above.mean()),
@@ -168,7 +168,7 @@ def spike_table(
     peaks = np.searchsorted(steps, spikes(table, np.log10(factor), 1, floor))
     starts = [max(a, b - before) for a, b in zip([0, *peaks], peaks, strict=False)]
     bases = [a + loss[a:b].argmin() for a, b in zip(starts, peaks, strict=True)]
-    caused = (supercritical(table) & raised(table)).to_numpy()
+    caused = (supercritical(table) & batch_rises(table)).to_numpy()
     rows = []
     for base, peak, limit in zip(bases, peaks, [*bases, len(loss) - 1][1:], strict=True):
         tail = loss[peak : min(limit, peak + after) + 1]

@@ -328,3 +328,13 @@ def test_claims_are_listed_by_id_whatever_the_order_of_the_story(tmp_path):
     for id in ("1.10", "1.2", "1.9"):
         claims.add(id, "a claim", "a source", [Check("x", [1.0], high=2)], [0])
     assert list(claims.claims) == ["1.2", "1.9", "1.10"]
+
+
+def test_a_partial_claim_is_partly_reproduced_at_best(claims):
+    held, failed = Check("S", [2.0, 3.0], low=1), Check("S", [0.0, 0.0], low=1)
+    add(claims, held, partial=True, note="not on images")
+    assert claims.claims["1.1"].verdict == "partly"
+    add(claims, failed, id="1.2", partial=True, note="not on images")
+    assert claims.claims["1.2"].verdict == "not reproduced"
+    with pytest.raises(ValueError, match="1.3 is partial: a note must say"):
+        add(claims, held, id="1.3", partial=True)

@@ -12,7 +12,7 @@ from common.sgd_spikes import (
     COLUMNS,
     kernel_changes,
     necessity,
-    raised,
+    batch_rises,
     run_sgd,
     spike_table,
     supercritical,
@@ -67,7 +67,7 @@ def test_the_run_is_sgd_and_its_batches_are_those_of_the_kernel():
 def test_the_kernel_can_be_measured_less_often():
     table = run_sgd(problem(), 0, 0.1, BATCH, steps=6, every=3)
     assert table.dropna(subset="kernel_norm").step.tolist() == [0, 3, 6]
-    assert len(supercritical(table)) == len(raised(table)) == 3
+    assert len(supercritical(table)) == len(batch_rises(table)) == 3
     with pytest.raises(ValueError, match="every step"):
         spike_table(table)
     with pytest.raises(ValueError, match="every step"):
