@@ -10,7 +10,7 @@ from common.objective import Problem
 from common.sgd_spikes import (
     kernel_changes,
     necessity,
-    raised,
+    batch_rises,
     run_sgd,
     spike_table,
     supercritical,

@@ -64,16 +64,16 @@ for i, (net, (model, options)) in enumerate(sgd_models.items()):
         plan = dict(problem=problem, share=share, batch=sgd_batch[i], steps=sgd_steps[i])
         for seed in seeds:
             sgd_configurations[net, kind, seed] = plan | dict(every=every, seed=seed)
-sgd = sweep(run_sgd, sgd_configurations, "SGD")
+sgd_tables = sweep(run_sgd, sgd_configurations, "SGD")
 
 # %%
 sgd_found = {}  # net, seed -> all spikes, at the large eta
 for net in sgd_models:
     for seed in seeds:
-        sgd_found[net, seed] = spike_table(sgd[net, "large", seed], sgd_spike, sgd_floor)
+        sgd_found[net, seed] = spike_table(sgd_tables[net, "large", seed], sgd_spike, sgd_floor)
 sgd_catapults = {key: found[found.catapult.eq(True)] for key, found in sgd_found.items()}
 sgd_changes = {
-    (net, seed): kernel_changes(sgd[net, "large", seed], found)
+    (net, seed): kernel_changes(sgd_tables[net, "large", seed], found)
     for (net, seed), found in sgd_catapults.items()
 }
 
@@ -99,17 +99,17 @@ def octaves(axis):
 fig, axes = panels(2, 3, height=2.9)
 for row in axes:
     row[0].sharey(row[1])
-drawn = {("FCN", "small", seeds[0]): sgd["FCN", "small", seeds[0]]}
+drawn = {("FCN", "small", seeds[0]): sgd_tables["FCN", "small", seeds[0]]}
 for columns, kind, share in zip(
     axes[:, :2].T, ("small", "large"), (sgd_share_small[0], sgd_share[0]), strict=True
 ):
-    table = sgd["FCN", kind, seeds[0]]
+    table = sgd_tables["FCN", kind, seeds[0]]
     seen = table.dropna(subset="batch_eta_crit")
     columns[0].semilogy(table.step, table.loss, color=BLACK, lw=0.9)
     columns[1].axhline(table.eta[0], color=BLACK, ls="--", lw=1)
     columns[1].text(table.step.max(), 1.1 * table.eta[0], "$\\eta$", ha="right", va="bottom")
     for (beyond, rises), (color, marker, _) in sgd_looks.items():
-        rows = seen[(supercritical(table) == beyond) & (raised(table) == rises)]
+        rows = seen[(supercritical(table) == beyond) & (batch_rises(table) == rises)]
         columns[1].plot(rows.step, rows.batch_eta_crit, marker, color=color, ms=3.5)
         if rises:
             columns[0].plot(rows.step, rows.loss, marker, color=color, ms=3.5)
@@ -118,12 +118,12 @@ for columns, kind, share in zip(
 axes[0, 0].set_ylabel("loss of all samples")
 axes[1, 0].set_ylabel("$\\eta_{crit}(B)$ of each step's batch")
 for ax, nets in zip(axes[:, 2], (["FCN"], [*sgd_models][1:]), strict=True):
-    tables = {(net, "large", seed): sgd[net, "large", seed] for net in nets for seed in seeds}
+    tables = {(net, "large", seed): sgd_tables[net, "large", seed] for net in nets for seed in seeds}
     drawn |= tables
     every = pd.concat(tables.values(), ignore_index=True).dropna(subset="batch_eta_crit")
     change = every.batch_loss_after / every.batch_loss
     for (beyond, rises), (color, marker, label) in sgd_looks.items():
-        who = (supercritical(every) == beyond) & (raised(every) == rises)
+        who = (supercritical(every) == beyond) & (batch_rises(every) == rises)
         place = (every.eta / every.batch_eta_crit)[who], change[who]
         ax.loglog(*place, marker, color=color, ms=2.5, alpha=0.7, label=label)
     ax.axhline(1, color=BLACK, ls="--", lw=1)
@@ -148,7 +148,7 @@ figures.save(fig, "sgd_mechanism", shown)
 # %%
 tells = pd.DataFrame(
     [
-        {"net": net, "seed": seed, **necessity(sgd[net, "large", seed])}
+        {"net": net, "seed": seed, **necessity(sgd_tables[net, "large", seed])}
         for net in sgd_models
         for seed in seeds
     ]
@@ -167,7 +167,7 @@ first, others = tells[tells.net == "FCN"], tells[tells.net != "FCN"]
 large = [sum(len(sgd_catapults[net, seed]) for net in sgd_models) for seed in seeds]
 small = [
     sum(
-        len(spikes(sgd[net, "small", seed], np.log10(sgd_spike), 1, sgd_floor))
+        len(spikes(sgd_tables[net, "small", seed], np.log10(sgd_spike), 1, sgd_floor))
         for net in sgd_models
     )
     for seed in seeds
@@ -209,9 +209,9 @@ claims.add(
 fig, axes = panels(4, 4, height=1.75)
 drawn = {}
 for net, (loss_ax, kernel_ax, parts_ax, zoom_ax) in zip(sgd_models, axes.T, strict=True):
-    drawn |= {(net, seed): sgd[net, "large", seed] for seed in seeds}
+    drawn |= {(net, seed): sgd_tables[net, "large", seed] for seed in seeds}
     for seed in seeds[::-1]:
-        table = sgd[net, "large", seed]
+        table = sgd_tables[net, "large", seed]
         norm = table.kernel_norm / table.kernel_norm[0]
         loss_ax.semilogy(table.step, table.loss, color=BLACK, **look(seed, seeds))
         kernel_ax.semilogy(table.step, norm, color=BLUE, **look(seed, seeds))
@@ -307,7 +307,7 @@ print(
 rows = []
 for factor in (1.5, 2.0, 3.0):
     for floor in (0.003, 0.01, 0.03):
-        tables = (sgd[net, "large", seed] for net in sgd_models for seed in seeds)
+        tables = (sgd_tables[net, "large", seed] for net in sgd_models for seed in seeds)
         found = pd.concat([spike_table(table, factor, floor) for table in tables])
         real = found[found.catapult.eq(True)]
         row = {"height": factor, "floor": floor, "catapult spikes": len(real)}
@@ -327,7 +327,7 @@ fast = [net for net, share in zip(sgd_models, sgd_share, strict=True) if share >
 
 net_changes = {}
 for kind in ("large", "small"):
-    norms = [[sgd[net, kind, seed].kernel_norm.dropna() for net in fast] for seed in seeds]
+    norms = [[sgd_tables[net, kind, seed].kernel_norm.dropna() for net in fast] for seed in seeds]
     net_changes[kind] = [max(k.iloc[-1] / k.iloc[0] for k in row) for row in norms]
 claims.add(
     "4.7",

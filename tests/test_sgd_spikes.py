@@ -10,9 +10,9 @@ import torch
 from common.objective import Problem
 from common.sgd_spikes import (
     COLUMNS,
+    batch_rises,
     kernel_changes,
     necessity,
-    batch_rises,
     run_sgd,
     spike_table,
     supercritical,
