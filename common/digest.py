@@ -1,15 +1,18 @@
 """What code a result depends on, as a short text: the cache's guard against stale results.
 
-A changed helper must never return an old result. Everything in `common` that computes is
-covered by its bytes; functions and classes that come from elsewhere (your notebook) are
-covered by a walk over their code and all that it refers to.
+A changed helper must never return an old result. What lies in `common` is covered by the
+bytes of its module and of all modules of `common` which that imports; functions and
+classes that come from elsewhere (your notebook) by a walk over their code and all that it
+refers to.
 """
 
+import ast
 import dis
 import hashlib
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache, partial
+from pathlib import Path
 from types import CellType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -17,9 +20,6 @@ import joblib
 import torch
 
 from common import ROOT
-
-PRESENTATION = ("claims", "figures", "reproduce", "scorecard")
-"""Modules of `common` that compute nothing: changing them leaves the cache valid."""
 
 PLAIN = (str, bytes, bool, int, float, complex)
 IGNORED = {"__dict__", "__weakref__", "__doc__", "__module__", "__annotations__"}
@@ -30,10 +30,11 @@ IGNORED |= {"__firstlineno__", "__static_attributes__", "__match_args__"}
 def source_digest(*objects: Any) -> str:
     """A digest of the code that a result depends on.
 
-    It covers the computing sources of `common`, the version of torch, the number of
-    threads, and the code of whatever functions and classes of other origin (a notebook,
-    say) are found inside the given objects, with all that this code refers to: helpers,
-    globals, closures, defaults, base classes, class attributes.
+    It covers the modules of `common` from which functions and classes inside the given
+    objects come, with all of `common` that these import; the code of functions and classes
+    of other origin (a notebook, say), with all that this code refers to: helpers, globals,
+    closures, defaults, base classes, class attributes; and the version of torch and the
+    number of threads.
 
     Args:
         objects: Functions, dataclasses, containers of them.
@@ -41,19 +42,45 @@ def source_digest(*objects: Any) -> str:
     Returns:
         16 hexadecimal digits, the same in every process.
     """
-    digest = hashlib.sha256(_package_digest().encode())
+    settings = f"{torch.__version__} {torch.get_num_threads()}"
+    digest = hashlib.sha256(settings.encode())
     for part in _walk(objects, inside=False, seen={}):
         digest.update(part.encode() + b"\0")
     return digest.hexdigest()[:16]
 
 
 @cache
-def _package_digest() -> str:
-    digest = hashlib.sha256(f"{torch.__version__} {torch.get_num_threads()}".encode())
-    for path in sorted((ROOT / "common").glob("*.py")):
-        if path.stem not in PRESENTATION:
-            digest.update(path.name.encode() + path.read_bytes())
+def _source(module: str) -> str:
+    """A digest of a module of `common` and of all of `common` that it imports."""
+    found, left = set(), {"common", module}
+    while left:
+        found |= left
+        left = {name for path in map(_path, left) for name in _imports(path)} - found
+    digest = hashlib.sha256()
+    for name in sorted(found):
+        digest.update(name.encode() + _path(name).read_bytes())
     return digest.hexdigest()
+
+
+def _path(module: str) -> Path:
+    """The file of `common` or of `common.<module>`."""
+    _, _, stem = module.partition(".")
+    return ROOT / "common" / f"{stem or '__init__'}.py"
+
+
+def _imports(path: Path) -> Iterator[str]:
+    """Modules of `common` that a file imports, anywhere in it."""
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            parts = ["common"] * node.level + [node.module] * bool(node.module)
+            source = ".".join(parts)
+            names = [source, *(f"{source}.{alias.name}" for alias in node.names)]
+        for name in names:
+            if name.startswith("common.") and _path(name).exists():
+                yield name
 
 
 def _walk(value: Any, inside: bool, seen: dict[int, Any]) -> Iterator[str]:
@@ -67,6 +94,8 @@ def _walk(value: Any, inside: bool, seen: dict[int, Any]) -> Iterator[str]:
     """
     if isinstance(value, ModuleType):
         yield value.__name__
+        if value.__name__.startswith("common."):
+            yield _source(value.__name__)
     elif value is None or isinstance(value, PLAIN):
         yield from [repr(value)] if inside else []
     elif id(value) not in seen:
@@ -76,6 +105,8 @@ def _walk(value: Any, inside: bool, seen: dict[int, Any]) -> Iterator[str]:
             yield from sorted(parts)
         elif isinstance(value, type | FunctionType) and _belongs(value):
             yield from [value.__qualname__] if inside else []
+            if value.__module__.startswith("common."):
+                yield _source(value.__module__)
         else:
             parts, inside = _parts(value, inside)
             for part in parts:
@@ -145,7 +176,7 @@ def _is_full(cell: CellType) -> bool:
 
 
 def _belongs(thing: Any) -> bool:
-    """Whether the digest of the package, or a pinned version, covers it already."""
+    """Whether the source of its module, or a pinned version, covers it already."""
     package = (getattr(thing, "__module__", None) or "").split(".")[0]
     if package == "__main__":  # whose file may be that of a launcher
         return False

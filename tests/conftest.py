@@ -34,17 +34,17 @@ def write_notebook() -> Callable[[Path, list[Cell]], Path]:
 
 
 @pytest.fixture
-def change_module(tmp_path, monkeypatch) -> Iterator[Callable[[str], None]]:
+def change_module(tmp_path, monkeypatch) -> Iterator[Callable[..., None]]:
     """A function that changes a module in a copy of `common`, which the digest reads."""
     package = tmp_path / "copy" / "common"
     shutil.copytree(digest.ROOT / "common", package)
     monkeypatch.setattr(digest, "ROOT", tmp_path / "copy")
-    digest._package_digest.cache_clear()
+    digest._source.cache_clear()
 
-    def change(name: str) -> None:
+    def change(name: str, line: str = "# changed") -> None:
         with (package / f"{name}.py").open("a") as file:
-            file.write("# changed\n")
-        digest._package_digest.cache_clear()
+            file.write(f"{line}\n")
+        digest._source.cache_clear()
 
     yield change
-    digest._package_digest.cache_clear()
+    digest._source.cache_clear()

@@ -8,43 +8,67 @@ import sys
 import pytest
 import torch
 
-from common import digest
 from common.digest import source_digest
 from common.objective import Problem
+from common.training import train
 
 PATIENCE = 60  # seconds until a subprocess counts as stuck; it needs about 5
 
-COMPUTING = sorted(
-    path.stem
-    for path in (digest.ROOT / "common").glob("*.py")
-    if path.stem not in ("claims", "figures", "reproduce", "scorecard")
+IMPORTED = ("training", "objective", "models", "sources", "__init__")  # by `training`
+OTHERS = ("claims", "figures", "scorecard", "digest", "sweeps", "diagonal", "kernels")
+
+
+@pytest.mark.parametrize("module", IMPORTED)
+def test_digest_sees_what_a_function_imports(change_module, module):
+    before = source_digest(train), source_digest([Problem()])
+    change_module(module)
+    after = source_digest(train), source_digest([Problem()])
+    assert before[0] != after[0]
+    assert (before[1] != after[1]) == (module != "training")  # a problem is no training
+
+
+@pytest.mark.parametrize("module", OTHERS)
+def test_digest_ignores_other_modules(change_module, module):
+    before = source_digest(train, Problem())
+    change_module(module)
+    assert source_digest(train, Problem()) == before
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "import common.more",
+        "from common import more",
+        "from common.more import anything",
+        "from . import more",
+        "from .more import anything",
+        "def f():\n    from common.more import anything",
+    ],
 )
-
-
-@pytest.mark.parametrize("module", COMPUTING)
-def test_digest_sees_a_computing_module(change_module, module):
-    before = source_digest()
-    change_module(module)
-    assert source_digest() != before
-
-
-@pytest.mark.parametrize("module", ["claims", "figures", "reproduce", "scorecard"])
-def test_digest_ignores_presentation(change_module, module):
-    before = source_digest()
-    change_module(module)
-    assert source_digest() == before
-
-
-def test_digest_sees_a_new_module(change_module):
-    before = source_digest()
+def test_digest_follows_imports_of_all_kinds(change_module, line):
+    change_module("objective", line)
     change_module("more")
-    assert source_digest() != before
+    before = source_digest(train)
+    change_module("more")
+    assert source_digest(train) != before
 
 
-def test_digest_sees_torch_and_threads(change_module, monkeypatch):
+def test_digest_sees_a_module_that_a_notebook_refers_to():
+    names = ("common.kernels", "common.agop")
+    found = [source_digest(define(f"import {n} as m\nthing = lambda: m")) for n in names]
+    assert found[0] != found[1]
+
+
+def test_digest_of_a_changed_module_behind_a_notebook_function(change_module):
+    cell = "from common.kernels import split\nthing = lambda x: split(x)"
+    before = source_digest(define(cell))
+    change_module("kernels")
+    assert source_digest(define(cell)) != before
+
+
+def test_digest_sees_torch_and_threads(monkeypatch):
     before = source_digest()
     monkeypatch.setattr(torch, "get_num_threads", lambda: 99)
-    digest._package_digest.cache_clear()
     assert source_digest() != before
 
 

@@ -14,6 +14,7 @@ import pytest
 from pandas.testing import assert_frame_equal
 
 from common import sweeps
+from common.optimizers import GradientDescent
 from common.sweeps import default_jobs, sweep
 
 PATIENCE = 60  # seconds until a subprocess counts as stuck; it needs about 5
@@ -257,18 +258,24 @@ def test_resumes_after_kill(tmp_path, monkeypatch):
 # What makes an old result invalid
 
 
+def trained(eta: float) -> float:
+    """What a run gets out of the package."""
+    return GradientDescent(eta).max_stable_sharpness(0)
+
+
 @pytest.mark.parametrize("own_folder", [False, True], ids=["default", "folder"])
 def test_changed_package_runs_again(change_module, log, tmp_path, monkeypatch, own_folder):
     # "folder" fails as long as `sweep` leaves the digest out of a folder that was given.
     monkeypatch.setattr(sweeps, "BUILD", tmp_path / "build")
     keywords = {"jobs": 1} | ({"folder": tmp_path / "mine"} if own_folder else {})
-    sweep(square, {0: {"x": 1.0, "log": log}}, **keywords)
+    configuration = {0: {"function": trained, "x": 1.0, "log": log}}
+    sweep(call, configuration, **keywords)
     change_module("claims")
-    sweep(square, {0: {"x": 1.0, "log": log}}, **keywords)
-    assert executed(log) == ["1.0"]
-    change_module("training")
-    sweep(square, {0: {"x": 1.0, "log": log}}, **keywords)
-    assert executed(log) == ["1.0", "1.0"]
+    sweep(call, configuration, **keywords)
+    assert executed(log) == ["2.0"]
+    change_module("optimizers")
+    sweep(call, configuration, **keywords)
+    assert executed(log) == ["2.0", "2.0"]
 
 
 @pytest.mark.parametrize("level", ["rule", "helper"])
