@@ -231,8 +231,8 @@ def judge(
     """
     G = agop(lambda x: objective.function(w, x), objective.inputs)
     half = (len(truth) // 2,) * 2
-    row = {"alignment": alignment(G, torch.as_tensor(truth))}
-    row["misaligned"] = alignment(G, torch.as_tensor(truth).roll(half, (0, 1)))
+    row = {"alignment": alignment(G, torch.tensor(truth))}
+    row["misaligned"] = alignment(G, torch.tensor(truth).roll(half, (0, 1)))
     row["train_mse"] = 2 * objective.at(w).loss
     row["test_mse"] = 2 * others.at(w).loss
     if others.labels is not None:
@@ -395,11 +395,16 @@ def corner(row: pd.Series) -> np.ndarray:
     Returns:
         |G_ij| / max |G_ij| [block, block], between 0 and 1.
 
+    Raises:
+        ValueError: If it holds none, as after divergence.
+
     Example:
         >>> corner(pd.Series({"agop_1_1": 2.0, "agop_1_2": -1.0, "agop_2_2": 0.5})).tolist()
         [[1.0, 0.5], [0.5, 0.25]]
     """
     kept = row.filter(like="agop_").dropna().astype(float)
+    if kept.empty:
+        raise ValueError("the row holds no corner of an AGOP")
     places = [[int(part) - 1 for part in name.split("_")[1:]] for name in kept.index]
     G = np.zeros([1 + max(map(max, places))] * 2)
     for (i, j), value in zip(places, kept, strict=True):

@@ -21,16 +21,19 @@ rank_four_target = 0.05  # training loss to reach
 rank_four_counts = [0, 1, 2, 3]  # numbers of catapults
 rank_four_shallow = [256]  # hidden units of the two-layer net
 rank_four_shallow_counts = [0, 3]  # its numbers of catapults
-rank_steps = 1000  # most steps after the last catapult
+rank_four_shallow_steps = 600  # its most steps after the last catapult
+rank_steps = 1000  # most steps after the last catapult of the others
 rank_table_n = 2000  # training samples of the table of batch sizes
-rank_table_width = [1024]  # hidden units
-rank_table_etas = {"GD": 11.0, "SGD": 6.3}  # step sizes
-rank_table_target = 0.0075  # training loss to reach
+rank_table_width = [512]  # hidden units
+rank_table_share = 0.9  # eta / eta_crit of gradient descent
+rank_table_eta = 5.0  # step size of SGD
+rank_table_target = 0.03  # training loss to reach
 rank_batches = [50, 10, 5]  # batch sizes
-rank_epochs = [2000, 60]  # most epochs of GD, SGD
+rank_gd_epochs = 2000  # most epochs of gradient descent
+rank_epochs = 60  # most epochs of SGD
 rank_every = 8  # steps between measurements of eta_crit(batch)
-rank_four_share = 0.4  # eta / eta_crit of SGD on rank-4
-rank_small = 0.25  # control of row 4.12: step size in units of the one above
+rank_shares = {"rank-2": 0.5, "rank-4": 0.4}  # eta / eta_crit of SGD in row 4.12
+rank_small = 0.25  # its control: step size in units of the one above
 rank_small_epochs = 1  # its epochs
 
 # pullovers against shirts
@@ -59,7 +62,7 @@ opt_epochs = 60  # most epochs
 opt_etas = {  # step sizes
     "SGD": [4.0, 6.0],
     "momentum": [0.6, 1.0],
-    "RMSprop": [0.02, 0.05],
+    "RMSprop": [0.02, 0.03],
     "Adagrad": [0.2, 0.4],
     "Adam": [0.02, 0.04],
     "Adadelta": [6.0, 10.0],
@@ -97,7 +100,7 @@ for seed in seeds:
     four = regression(rank_four, RANK_4, rank_four_n, rank_four_d, rank_four_width, seed)
     shallow = regression(rank_four, RANK_4, rank_four_n, rank_four_d, rank_four_shallow, seed)
     table = regression(rank_two, RANK_2, rank_table_n, rank_two_d, rank_table_width, seed)
-    small = regression(rank_two, RANK_2, opt_n, opt_d, opt_width, seed)
+    tuning = regression(rank_two, RANK_2, opt_n, opt_d, opt_width, seed)
     plan = dict(truth=RANK_2, seed=seed, counts=agop_counts, d=agop_d, draws=agop_draws)
     rate_runs["x1 x2", seed] = plan | dict(estimated=RANK_2)
     rate_runs["biased", seed] = plan | dict(estimated=biased)
@@ -106,31 +109,33 @@ for seed in seeds:
     gd_runs["rank-2", seed] = two | plan | dict(counts=rank_two_counts, steps=rank_steps)
     plan = dict(target=rank_four_target, counts=rank_four_counts, steps=rank_steps)
     gd_runs["rank-4", seed] = four | plan | dict(factor=rank_four_factor)
-    plan |= dict(counts=rank_four_shallow_counts, factor=rank_two_factor)
-    gd_runs["two layers", seed] = shallow | plan
+    plan |= dict(counts=rank_four_shallow_counts, steps=rank_four_shallow_steps)
+    gd_runs["two layers", seed] = shallow | plan | dict(factor=rank_two_factor)
 
-    etas, most = rank_table_etas, dict(zip(("GD", "SGD"), rank_epochs, strict=True))
-    goal = dict(target=rank_table_target, every=rank_every)
-    for size in (None, *rank_batches):
-        kind = "SGD" if size else "GD"
-        plan = goal | dict(size=size, epochs=most[kind])
-        plan |= {} if size else {"every": 100}
-        rule = GradientDescent(etas[kind])
-        sgd_runs["rank-2", size or rank_table_n, seed] = table | plan | dict(rule=rule)
+    plan = dict(target=rank_table_target, epochs=rank_gd_epochs, critical=True)
+    plan |= dict(rule=GradientDescent(rank_table_share))
+    sgd_runs["table", rank_table_n, seed] = table | plan
     for size in rank_batches:
-        plan = dict(size=size, every=rank_every, target=rank_four_target, critical=True)
-        plan |= dict(rule=GradientDescent(rank_four_share), epochs=most["SGD"])
-        sgd_runs["rank-4", size, seed] = four | plan
-        plan = goal | dict(size=size, epochs=rank_small_epochs)
-        rule = GradientDescent(rank_small * etas["SGD"])
-        sgd_runs["small eta", size, seed] = table | plan | dict(rule=rule)
+        plan = dict(target=rank_table_target, size=size, epochs=rank_epochs)
+        plan |= dict(rule=GradientDescent(rank_table_eta))
+        sgd_runs["table", size, seed] = table | plan
+        plan = dict(size=size, every=rank_every, epochs=rank_epochs, critical=True)
+        for name, task, target in (
+            ("rank-2", two, rank_two_target),
+            ("rank-4", four, rank_four_target),
+        ):
+            rule = GradientDescent(rank_shares[name])
+            sgd_runs[name, size, seed] = task | plan | dict(rule=rule, target=target)
+        rule = GradientDescent(rank_small * rank_shares["rank-2"])
+        plan |= dict(rule=rule, target=rank_two_target, epochs=rank_small_epochs)
+        sgd_runs["small eta", size, seed] = two | plan
 
     for name, choices in opt_etas.items():
         for eta in choices:
             momentum = {"momentum": 0.9} if name == "momentum" else {}
             rule = TorchRule("SGD" if momentum else name, eta, momentum)
             plan = dict(rule=rule, target=opt_target, epochs=opt_epochs, size=opt_batch)
-            opt_runs[name, eta, seed] = small | plan | dict(checks=4)
+            opt_runs[name, eta, seed] = tuning | plan | dict(checks=4)
 
 pair = dict(classes=tuple(img_classes), size=img_size)
 plan = dict(name=data, nets=img_nets, epochs=img_net_epochs, **pair)
@@ -290,10 +295,15 @@ claims.add(
 # %% [markdown]
 # **What to see:** on rank-2 three catapults raise the alignment from 0.44 to 0.68 (medians) and
 # lower the test loss from 1.11 to 0.84; from seven to ten catapults little is left to gain. On
-# rank-4 it takes three layers (blue): the gain is smaller, in the same direction on every seed. A
-# two-layer net (orange) does not get through three catapults: it stays at the edge, short of the
-# target (crosses), and aligns less than without. On images the test loss falls on every seed,
-# from 0.60 to 0.55; the alignment with the reference rises little, from 0.20 to 0.24, and that
+# rank-4 the gain is smaller (three layers, blue): alignment from 0.81 to 0.84, test loss from 3.0
+# to 2.4. That three catapults beat none on every seed held in all four settings (of seven tried)
+# in which all runs got to the target; a rise of the alignment at every single step in two of them:
+# the steps are small. A two-layer net (orange) does not get through three catapults: it stays at
+# the edge, at a training loss of 0.53 to 0.65 instead of 0.1 when its time is up, short of the
+# target (crosses). So this failure is not seen at equal training loss. With 1,000 samples instead
+# of 1,500 it got there on two seeds of three, and aligned better on one, worse on the other.
+# On images the test loss falls on every seed, from 0.60 to 0.55; the alignment with the reference
+# rises little, from 0.20 to 0.24 (on one seed from 0.273 to 0.278), and that
 # depends on the setting: it rose on all of the seeds 0 to 4 with 400 images, on 4 of 5 with 300,
 # on 3 of 5 with 500 at 1.4 $\eta_{crit}$ (the test loss fell in all 15). The reference itself is
 # modest: the embedded sample has 500 images per class, its networks err on 14 to 16 % of the
@@ -351,7 +361,7 @@ paper = pd.DataFrame(
     index=pd.Index([2000, 50, 10, 5], name="batch"),
 )
 sizes = [rank_table_n, *rank_batches]
-ours = sgd[sgd.task == "rank-2"].set_index(["batch", "seed"])
+ours = sgd[sgd.task == "table"].set_index(["batch", "seed"])
 fig, axes = panels(1, 2, height=2.9)
 for ax, column in zip(axes, paper, strict=True):
     for seed in seeds[::-1]:
@@ -364,15 +374,16 @@ for ax, column in zip(axes, paper, strict=True):
 axes[0].set(ylabel="AGOP alignment")
 axes[1].set(ylabel="test loss")
 axes[0].legend(loc="upper left")
-kept = ["task", "batch", "seed", "step", "eta", "alignment", "misaligned", "train_mse"]
-kept += ["test_mse", "test_error", "supercritical", "catapult_steps", "outcome"]
-figures.save(fig, "agop_batches", sgd[kept])
+kept = ["batch", "seed", "step", "eta", "alignment", "misaligned", "train_mse", "test_mse"]
+kept += ["outcome"]
+figures.save(fig, "agop_batches", sgd[sgd.task == "table"][kept])
 lines = []
 for size in sizes:
-    line = {"batch size": size, "training loss": ours.loc[size].train_mse.median()}
+    line = {"batch": size, "eta": ours.loc[size].eta.median()}
+    line["train loss"] = ours.loc[size].train_mse.median()
     for column in paper:
         seen = ours.loc[size, column]
-        line[column] = f"{seen.mean():.3f} [{seen.min():.3f}, {seen.max():.3f}]"
+        line[column] = f"{seen.mean():.3f} [{seen.min():.2f}, {seen.max():.2f}]"
         line[f"{column}, paper"] = paper[column].get(size, np.nan)
     lines.append(line)
 print("mean [range over the seeds]")
@@ -385,7 +396,7 @@ def steps_between(table, column, sizes):
     return by_size.loc[sizes].diff().min().to_list()
 
 
-of_table = sgd[sgd.task == "rank-2"].assign(gain=lambda t: -t.test_mse)
+of_table = sgd[sgd.task == "table"].assign(gain=lambda t: -t.test_mse)
 gaps = (ours[[*paper]].groupby("batch").mean() - paper).abs().max()
 claims.add(
     "4.11",
@@ -406,12 +417,13 @@ claims.add(
 )
 
 # %% [markdown]
-# **What to see:** the order of the paper's table on every seed, and its values to within 0.034
-# (alignment) and 0.044 (test loss) in the mean over the seeds. The paper gives neither widths nor
-# step sizes: ours were the closest of eight pairs tried on seeds 0 to 2, so the agreement in value
-# is partly selection. The order held in all of them. Gradient descent has its own step size, 11
-# ($\eta_{crit}$ is about 12 at initialisation; SGD has 6.3), and differs from batches of 50 by
-# little: 0.012 to 0.015.
+# **What to see:** the order of the paper's table on every seed, and its values to within 0.023
+# (alignment) and 0.064 (test loss) in the mean over the seeds. The paper gives neither widths nor
+# step sizes: ours (width, step size and training loss to reach) were chosen of sixteen tried on
+# seeds 0 to 2 (one on seed 0 only), so the agreement in value is partly selection. The order
+# held in all of them. Gradient descent has its own step size, 0.9 $\eta_{crit}$ at
+# initialisation, SGD has 5 (table); from it to batches of 50 the alignment gains little: 0.015 to
+# 0.020. The loss is looked at twice an epoch: small batches overshoot the target a little.
 
 # %% [markdown]
 # ## Smaller batches, more catapults (4.12)
@@ -426,10 +438,9 @@ for ax, (task, title) in zip(axes, titles.items(), strict=True):
     ax.set_xticks(range(len(chosen)), chosen)
     ax.set(title=title, xlabel="batch size", ylim=(-0.04 * ax.get_ylim()[1], None))
 axes[0].set_ylabel("share of steps, $\\eta > \\eta_{crit}$(batch)")
-figures.save(
-    fig, "agop_share", sgd[["task", "batch", "seed", "supercritical", "catapult_steps"]]
-)
-table = sgd[sgd.task != "small eta"].groupby(["task", "batch"], sort=False)
+kept = ["task", "batch", "seed", "supercritical", "catapult_steps", "alignment", "test_mse"]
+figures.save(fig, "agop_share", sgd[sgd.task != "table"][kept])
+table = sgd[~sgd.task.isin(["table", "small eta"])].groupby(["task", "batch"], sort=False)
 columns = ["supercritical", "catapult_steps", "alignment", "test_mse", "train_mse"]
 print(table[columns].median().map("{:.3f}".format).to_string())
 slow = steps_between(sgd[sgd.task == "small eta"], "supercritical", rank_batches)
@@ -451,11 +462,13 @@ claims.add(
 )
 
 # %% [markdown]
-# **What to see:** how often the step size exceeds what the next batch can bear. On rank-2 and
-# rank-4 the share rises as the batch shrinks. On rank-4 that needs a step size well below that of
-# the full batch: at 0.6 instead of 0.4 $\eta_{crit}$ sharpening brings batches of 50 to the edge
-# late in training, and they have as large a share (0.11 to 0.28) as batches of 5. That is what
-# happens on images, where there is no order. At a quarter of the step size no batch is beyond.
+# **What to see:** how often the step size exceeds what the next batch can bear, on the nets of
+# 4.9. On rank-2 (at 0.5 $\eta_{crit}$) and on rank-4 the share rises as the batch shrinks. On
+# rank-4 that needs a step size well below that of the full batch: 0.4 $\eta_{crit}$ was chosen
+# after 0.6 had failed. There sharpening brings batches of 50 to the edge late in training, and
+# they have as large a share (0.11 to 0.28) as batches of 5. With 1,000 samples instead of 1,500
+# it failed at 0.4, 0.5 and 0.6. On images there is no order either. At a quarter of the step size
+# no batch is beyond.
 
 # %% [markdown]
 # ## Any optimizer (4.13)
@@ -517,5 +530,5 @@ print("Spearman(training loss, test loss):", np.round(trained, 2))
 # **What to see:** seven optimizers of `torch.optim`, two step sizes each, batches of 25, three
 # seeds (circles, squares, triangles), all to the same training loss. The test loss is a function
 # of the alignment, whatever the optimizer; the little that is left of differences in the training
-# loss (right) says nothing about it. RMSProp's two step sizes are further apart than most
-# optimizers: it is the alignment that counts, not the name.
+# loss (right) does not order it that way (Spearman above). Two step sizes of one optimizer can be
+# as far apart as two optimizers (RMSprop): it is the alignment that counts, not the name.

@@ -4,6 +4,7 @@ from dataclasses import replace
 from functools import partial
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -11,7 +12,10 @@ from common.agop import RANK_2, RANK_4, agop, alignment
 from common.data import load
 from common.dense import dense
 from common.features import (
+    corner,
+    ends,
     judge,
+    rank_correlations,
     rest_of_pair,
     run_catapults,
     run_rate,
@@ -107,6 +111,44 @@ def test_judge_measures_what_it_says():
     assert row["agop_1_2"] == float(G[0, 1]) and "agop_2_1" not in row
     error = others.function(w, others.inputs) - others.targets
     assert row["test_mse"] == pytest.approx(float(error.square().mean()), rel=1e-12)
+
+
+def test_a_read_only_truth_brings_no_warning(recwarn):
+    truth = SHARED["truth"].copy()
+    truth.flags.writeable = False  # as joblib maps large arguments into memory
+    objective, w = dense(TASK, 0)
+    others, _ = SHARED["held_out"].build(0)
+    assert judge(objective, others, w, truth) == judge(
+        objective, others, w, SHARED["truth"]
+    )
+    assert not recwarn.list
+
+
+def test_the_corner_is_that_of_the_agop(catapults):
+    end = catapults.dropna(subset="outcome").iloc[0]
+    G = corner(end)
+    assert G.shape == (3, 3) and G.max() == 1 and (G == G.T).all()
+    assert G[0, 2] == pytest.approx(abs(end.agop_1_3) / abs(end.filter(like="agop_")).max())
+    with pytest.raises(ValueError, match="no corner"):
+        corner(end.drop(end.filter(like="agop_").index))
+
+
+def test_ends_are_the_rows_with_an_outcome(catapults):
+    step = pd.DataFrame({"step": [0, 4], "loss": [1.0, 0.5], "outcome": [None, "stopped"]})
+    runs = {("a", 7): catapults, ("b", 8): step.assign(cpu_seconds=1.0)}
+    table = ends(runs, "task")
+    assert list(table.task) == ["a"] * 3 + ["b"] and list(table.seed) == [7] * 3 + [8]
+    assert list(table.catapults[:3]) == [0, 1, 2] and np.isnan(table.catapults[3])
+    assert table.loss[3] == 0.5 and table.step[3] == 4
+    last = catapults.groupby("catapults").loss.last()
+    assert list(table.loss[:3]) == list(last)
+    assert not {"row", "cpu_seconds"} & {*table.columns}
+
+
+def test_rank_correlations_are_those_of_each_seed():
+    table = pd.DataFrame({"seed": [3, 3, 3, 1, 1, 1], "x": [1, 2, 3, 1, 2, 3]})
+    table["y"] = [10, 20, 300, 3, 2, 1]
+    assert rank_correlations(table, "x", "y") == pytest.approx([-1, 1])  # seeds 1 and 3
 
 
 def test_gradient_descent_is_the_run_without_batches():
