@@ -28,9 +28,9 @@ test: $(INSTALLED) ## lint, unit tests and doctests with coverage, then nbval on
 	@mkdir -p build
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest -q --doctest-modules --cov --cov-report=term tests common
-	env -u MPLBACKEND TQDM_DISABLE=1 $(BIN)/python -m pytest -q --nbval-lax \
-	  --nbval-current-env --nbval-cell-timeout=1800 -p no:cacheprovider notebooks
+	$(BIN)/python -m pytest -q -n $(JOBS) --doctest-modules --cov --cov-report=term tests common
+	env -u MPLBACKEND TQDM_DISABLE=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile \
+	  --nbval-lax --nbval-current-env --nbval-cell-timeout=1800 -p no:cacheprovider notebooks
 
 bench: $(BENCH) ## measure the cost of the sharpness, other packages beside ours (three quarters of an hour)
 	$(BIN)/python -W ignore -m tests.benchmarks.sharpness
