@@ -6,6 +6,7 @@ import pytest
 from common.scaling import (
     CAP,
     Power,
+    RelaxationTimes,
     argmin_exponent,
     collapse_exponent,
     crossover_exponent,
@@ -112,10 +113,10 @@ def test_failed_fits_are_refused():
         collapse_exponent(ETAS, MUS, scattered)
     with pytest.raises(ValueError, match="points at 6 step sizes"):
         collapse_exponent(ETAS, MUS[:2], T[:, :, :2])
-    # mu* ~ eta^2.5 is beyond what the collapse tries
-    mus, eta = np.geomspace(1e-8, 1, 90), ETAS[:, None]
-    steep = 1 / mus + (mus / (10 * eta**2.5)) ** 3 / mus
-    with pytest.raises(ValueError, match="end of 0 to 2"):
+    # mu* ~ eta^3.5 is beyond what the collapse tries
+    mus, eta = np.geomspace(1e-9, 1, 100), ETAS[:, None]
+    steep = 1 / mus + (mus / (100 * eta**3.5)) ** 3 / mus
+    with pytest.raises(ValueError, match="end of 0 to 3"):
         collapse_exponent(ETAS, mus, steep[..., None])
 
 
@@ -184,6 +185,25 @@ def test_a_diverged_run_counts_as_the_largest_gap_and_a_short_record_is_refused(
     assert np.isnan(window(gap[..., :300], 1, 5))
     with pytest.raises(ValueError, match="1 of 1 curves: 299 steps end before 5 times"):
         integral_times(gap[..., :300], 1, 5)
-    for bad in ((gap[0], 1, 5), (gap, 0, 5), (gap, 1, 1), (gap[..., :1], 1, 5)):
+    for bad in (gap[0], gap[..., :1]):
         with pytest.raises(ValueError, match="two records or more"):
-            window(*bad)
+            window(bad, 1, 5)
+    for every, c in ((0, 5), (1, 1)):
+        with pytest.raises(ValueError, match="at least 1, and c = . above 1"):
+            window(gap, every, c)
+
+
+def test_curves_that_are_complete_may_leave():
+    taus = np.array([[100.0, 200.0], [300.0, 400.0], [50.0, 60.0]])
+    gap = np.exp(-np.arange(0, 4001, 10) / taus[..., None, None])  # [3, 2, 1, records]
+    whole, K = integral_times(gap, 10, 6)
+    times, rows, found = RelaxationTimes(10, 6), np.arange(3), {}
+    for record in np.moveaxis(gap, -1, 0):
+        done = times.add(record[rows])
+        found |= {int(rows[i]): times.T[i].copy() for i in np.flatnonzero(done)}
+        times.keep(~done)
+        rows = rows[~done]
+        if not len(rows):
+            break
+    assert list(found) == [2, 0, 1]
+    np.testing.assert_array_equal([found[i] for i in range(3)], whole)
