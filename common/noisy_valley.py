@@ -18,14 +18,15 @@ EMA momentum (dampening = beta) takes mu of every gradient: heavy ball of step e
 functions take arrays that broadcast.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from time import process_time
 
 import numpy as np
 import pandas as pd
 
-from common.scaling import integral_times, window
+from common.scaling import RelaxationTimes
 
 
 def step_size(eta: np.ndarray, mu: np.ndarray, ema: bool = False) -> np.ndarray:
@@ -146,7 +147,7 @@ class NoisyValley:
         return 2 * np.asarray(mu, float) ** 2 / (self.a * (self.eps * np.asarray(eta)) ** 2)
 
     def stiffness(self, eta: np.ndarray, mu: np.ndarray) -> np.ndarray:
-        """The kappa = eta a A of x' = x + P', P' = beta P - kappa x, A stationary at x = 0."""
+        """The kappa = eta a A of x' = x + P', P' = beta P - kappa x; A as at x = 0."""
         return eta * self.a * transverse_variance(eta, mu, self.h0, self.eps)
 
     def drift_rate(self, eta: np.ndarray, mu: np.ndarray) -> np.ndarray:
@@ -161,7 +162,7 @@ class NoisyValley:
         return -np.log(np.maximum(np.abs(half + root), np.abs(half - root)))
 
     def critical(self, eta: np.ndarray) -> np.ndarray:
-        """The mu of the fastest asymptotic rate, (2 a eps^2 eta^2)^(1/3); the rate is mu/2."""
+        """The mu of the fastest late decay, (2 a eps^2 eta^2)^(1/3); its rate is mu/2."""
         return (2 * self.a * (self.eps * np.asarray(eta)) ** 2) ** (1 / 3)
 
     def time(self, eta: np.ndarray, mu: np.ndarray) -> np.ndarray:
@@ -181,36 +182,30 @@ class NoisyValley:
         return (two * mu**2 + 2 * (1 - mu) * kappa) / (mu * kappa * (2 * two - kappa))
 
     def optimum(self, eta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The mu and T of the least (tau_1 + tau_2) / 2: (a eps^2 eta^2 / 4)^(1/3), 3 / (4 mu).
+        """The mu and T of the least (tau_1 + tau_2) / 2.
 
-        tau_1 = 2 tau_2 there; half of `critical`.
+        They are (a eps^2 eta^2 / 4)^(1/3), half of `critical`, and 3 / (4 mu); there
+        tau_1 = 2 tau_2.
         """
         mu = self.critical(eta) / 2
         return mu, 3 / (4 * mu)
 
-    def path(
+    def follow(
         self,
         eta: np.ndarray,
         mu: np.ndarray,
         x0: np.ndarray,
-        steps: int,
-        every: int = 1,
         ema: bool = False,
         still: bool = False,
-    ) -> np.ndarray:
-        """Follow the closed moments from x0 at rest.
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield x and A from x0 at rest on, step by step, without an end.
 
         Args:
             eta: Step sizes.
             mu: 1 - beta.
             x0: Where along the valley.
-            steps: Number of steps.
-            every: Steps between records.
             ema: Momentum as an average.
             still: Start at z = q = 0, as the paper does, and not in the stationary state.
-
-        Returns:
-            x and A [2, ..., steps // every + 1].
         """
         step, b = step_size(eta, mu, ema), 1 - np.asarray(mu, float)
         step, b, x = (a.copy() for a in np.broadcast_arrays(step, b, np.asarray(x0, float)))
@@ -219,10 +214,8 @@ class NoisyValley:
             M, source = transverse_map(step, 1 - b, self.h0 + self.a * x**2)
             moments = np.linalg.solve(np.eye(3) - M, self.eps**2 * source[..., None])
             A, B, C = np.moveaxis(moments[..., 0], -1, 0).copy()
-        kept = np.empty((2, steps // every + 1, *x.shape))
-        for k in range(steps + 1):
-            if k % every == 0:
-                kept[:, k // every] = x, A
+        while True:
+            yield x, A
             h = self.h0 + self.a * x * x
             C = b * b * C + h * (h * A - 2 * b * B + self.eps**2)
             zq = b * B - h * A
@@ -230,7 +223,6 @@ class NoisyValley:
             B = zq + step * C
             A = A + step * (2 * zq + step * C)
             x = x + step * p
-        return np.moveaxis(kept, 1, -1)
 
 
 def alpha(gamma: np.ndarray) -> np.ndarray:
@@ -305,14 +297,14 @@ def run_valley(
     mus: Sequence[float] | Sequence[Sequence[float]],
     x0: float = 0.3,
     c: float = 8.0,
+    every: int = 2,
     ema: bool = False,
     still: bool = False,
     most: int = 1_000_000,
 ) -> pd.DataFrame:
-    """Integral relaxation times of the closed moments over a grid.
+    """Integral relaxation times of the closed moments over a grid, all at once.
 
-    The gap is that of the trace, h(x) - h0, in units of its start. The number of steps is
-    doubled until the self-consistent window is reached.
+    The gap is that of the trace, h(x) - h0, in units of its start.
 
     Args:
         valley: The valley.
@@ -320,29 +312,27 @@ def run_valley(
         mus: 1 - beta: the same for every eta [M], or by eta [E, M].
         x0: Start.
         c: Length of the window in units of the smallest time of a row.
+        every: Steps between records.
         ema: Momentum as an average.
         still: Start from zero noise.
-        most: Steps that are tried at most.
+        most: Steps that are taken at most.
 
     Returns:
-        A row per eta and mu: `eta`, `mu`, `T`, `window`.
+        A row per eta and mu: `eta`, `mu`, `T`, `window`; the last row holds `cpu_seconds`.
 
     Raises:
-        ValueError: If a window is not reached within `most` steps.
+        ValueError: If a window is not complete within `most` steps.
     """
-    start, tables = process_time(), []
-    grid = np.broadcast_to(np.array(mus, float), (len(etas), np.shape(mus)[-1]))
-    for eta, row in zip(etas, grid, strict=True):
-        steps = 2000
-        while True:
-            every = max(1, steps // 4000)
-            x, _ = valley.path(eta, row, x0, steps, every, ema, still)
-            gap = (x[:, None] / x0) ** 2
-            if np.isfinite(window(gap, every, c)) or 2 * steps > most:
-                break
-            steps *= 2
-        T, K = integral_times(gap, every, c)
-        tables.append(pd.DataFrame({"eta": eta, "mu": row, "T": T[:, 0], "window": K}))
-    table = pd.concat(tables, ignore_index=True)
+    start, eta = process_time(), np.array(etas, float)[:, None]
+    eta, mu = np.broadcast_arrays(eta, np.array(mus, float))
+    times = RelaxationTimes(every, c)
+    for x, _ in islice(valley.follow(eta, mu, x0, ema, still), 0, most + 1, every):
+        if times.add((x[..., None] / x0) ** 2).all():
+            break
+    else:
+        raise ValueError(f"no window in {most} steps at eta = {eta[np.isnan(times.K), 0]}")
+    columns = {"eta": eta, "mu": mu, "T": times.T[..., 0], "window": times.K[:, None]}
+    arrays = np.broadcast_arrays(*columns.values())
+    table = pd.DataFrame(dict(zip(columns, (a.ravel() for a in arrays), strict=True)))
     table.loc[len(table) - 1, "cpu_seconds"] = process_time() - start
     return table
