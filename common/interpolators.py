@@ -406,7 +406,7 @@ def interpolate(
 ) -> Tensor:
     """Phase 1: from w_0 to Gamma, by heavy ball and then a few Gauss-Newton steps.
 
-    The step size is 1 / (2 lambda_max), and falls where lambda_max grows.
+    The step size is 1 / (2 lambda_max); it falls where lambda_max or the loss grows.
 
     Args:
         system: D problems.
@@ -420,14 +420,24 @@ def interpolate(
     Raises:
         ArithmeticError: If a problem does not get there.
     """
-    none = 0 * system.residuals(w)
-    eta = torch.full_like(none[:, 0], torch.inf)
-    move = torch.zeros_like(w)
+    none, move, kept = 0 * system.residuals(w), torch.zeros_like(w), w
+    eta, least = torch.full((2, len(w), 1), torch.inf, dtype=w.dtype)
     for k in range(steps):
-        if k % 200 == 0:
+        if k % 50 == 0:
+            loss = system.loss(w)
+            if k:  # back where it has grown, with half the step
+                worse = ~(loss <= least)
+                back = system.per_run(worse)
+                w, move = torch.where(back, kept, w), torch.where(back, 0, move)
+                eta, loss = (
+                    torch.where(worse, eta / 2, eta),
+                    torch.where(worse, least, loss),
+                )
+            kept, least = w, loss
             eta = torch.minimum(eta, 0.5 / system.sharpness(w)[:, None])
-        move.mul_(beta).sub_(system.per_run(eta) * system.gradient(w, none))
+        move = beta * move - system.per_run(eta) * system.gradient(w, none)
         w = w + move
+    w = torch.where(system.per_run(system.loss(w) <= least), w, kept)
     for _ in range(20):
         w = system.retract(w, shortest=6)
     worst = system.residuals(w).norm(dim=1).max()
@@ -439,8 +449,8 @@ def interpolate(
 def flattest(
     system: Interpolator,
     w: Tensor,
+    steps: int = 300,
     penalties: Sequence[float] = (1e-2, 1e-3, 1e-4),
-    steps: int = 150,
 ) -> Tensor:
     """The flattest point of Gamma that a descent on L + lambda tr H finds from w.
 
@@ -449,8 +459,8 @@ def flattest(
     Args:
         system: D problems.
         w: A point on Gamma, one run.
+        steps: Of L-BFGS for each penalty, at most.
         penalties: lambda, one after the other.
-        steps: Of L-BFGS for each of them, at most.
 
     Returns:
         w on Gamma, like w.

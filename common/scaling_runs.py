@@ -99,6 +99,7 @@ def prepared(
     problems: int,
     lift: float,
     options: dict,
+    search: int,
     dtype: torch.dtype = torch.float32,
 ) -> tuple[Interpolator, Tensor, pd.DataFrame]:
     """Problems after phase 1, and the scales that everything is measured in.
@@ -114,7 +115,7 @@ def prepared(
         raise ValueError(f"unknown system {name!r}; choose one of {[*SYSTEMS]}")
     system, w = SYSTEMS[name].draw(seed, problems, **options)
     w = interpolate(system, w)
-    trace, least = system.trace(w)[:, 0], system.trace(flattest(system, w))[:, 0]
+    trace, least = system.trace(w)[:, 0], system.trace(flattest(system, w, search))[:, 0]
     scales = {"sharpness": system.sharpness(w), "trace": trace, "least": least}
     scales["ref"] = least + lift * (trace - least)
     return (
@@ -138,6 +139,7 @@ def run_relaxation(
     most: int = 20_000,
     ema: bool = False,
     options: dict | None = None,
+    search: int = 300,
 ) -> pd.DataFrame:
     """Integral relaxation times of tr H, for step sizes x momenta x noise x problems.
 
@@ -162,6 +164,7 @@ def run_relaxation(
         most: Steps, at most; then the window is shorter, and `ended` false.
         ema: See `Bundle`.
         options: Of the system's `draw`.
+        search: Steps of the search for the flattest point.
 
     Returns:
         One row per problem, share, mu and noise seed: `eta`, `T`, `K`, `ended`; for each
@@ -178,7 +181,7 @@ def run_relaxation(
         raise ValueError(
             "shares, mus and eps must be positive, mu at most 1; one eps, or one a share"
         )
-    system, w, scales = prepared(name, seed, problems, lift, options or {})
+    system, w, scales = prepared(name, seed, problems, lift, options or {}, search)
     pairs = pd.MultiIndex.from_product([range(len(shares)), range(problems)])
     which, problem = pairs.get_level_values(0), pairs.get_level_values(1)
     units = scales.loc[problem].reset_index(drop=True)  # a problem with a step size
@@ -276,6 +279,7 @@ def run_traces(
     noises: int = 8,
     every: int = 10,
     options: dict | None = None,
+    search: int = 300,
 ) -> pd.DataFrame:
     """The trace of H and the test error along phase 2, in the first problem of a seed.
 
@@ -289,6 +293,7 @@ def run_traces(
         noises: Noise seeds.
         every: Steps between measurements.
         options: Of the system's `draw`.
+        search: Steps of the search for the flattest point.
 
     Returns:
         One row per mu, noise seed and measured step: `mu`, `noise`, `step`, `trace`,
@@ -296,7 +301,7 @@ def run_traces(
         `cpu_seconds`.
     """
     start = process_time()
-    system, w, scales = prepared(name, seed, 1, 0.0, options or {})
+    system, w, scales = prepared(name, seed, 1, 0.0, options or {}, search)
     eta = torch.tensor([share / scales.sharpness[0]])
     bundle = Bundle(system, w, eta, mus, torch.tensor([eps]), noises, 1000 * seed + 10**6)
     axes = pd.MultiIndex.from_product([list(mus), range(noises)], names=["mu", "noise"])
@@ -313,7 +318,12 @@ def run_traces(
 
 
 def run_drift(
-    name: str, seed: int, problems: int, lift: float, options: dict | None = None
+    name: str,
+    seed: int,
+    problems: int,
+    lift: float,
+    options: dict | None = None,
+    search: int = 300,
 ) -> pd.DataFrame:
     """The gap along the noiseless drift (`common.interpolators.drift`) of all problems.
 
@@ -322,7 +332,8 @@ def run_drift(
         holds `cpu_seconds`.
     """
     start = process_time()
-    system, w, scales = prepared(name, seed, problems, lift, options or {}, torch.float64)
+    double = torch.float64
+    system, w, scales = prepared(name, seed, problems, lift, options or {}, search, double)
     least, ref, trace = torch.tensor(scales[["least", "ref", "trace"]].to_numpy()).T
     tau, traces = drift(system, w, least)
     gap = (traces - ref[:, None]) / (trace - ref)[:, None]
