@@ -25,6 +25,7 @@ from time import process_time
 
 import numpy as np
 import pandas as pd
+from scipy.optimize import curve_fit
 
 from common.scaling import RelaxationTimes
 
@@ -289,6 +290,31 @@ def run_transverse(
     table = pd.concat(rows, ignore_index=True)
     table.loc[len(table) - 1, "cpu_seconds"] = process_time() - start
     return table
+
+
+def relaxation(table: pd.DataFrame) -> pd.DataFrame:
+    """Fit V (1 - exp(-rate k)) to every cell of `run_transverse`, by least squares.
+
+    The oscillation about it, of relative size mu / (2 sqrt(eta h)), is left to average out.
+
+    Returns:
+        A row per cell: `eta`, `mu`, `h`, `rate`, `V`.
+
+    Raises:
+        RuntimeError: If a fit does not converge.
+    """
+
+    def rise(k, V, rate):
+        return V * -np.expm1(-rate * k)
+
+    def fit(cell):
+        guess = (cell.variance.iloc[-1], cell.mu.iloc[0])
+        (V, rate), _ = curve_fit(rise, cell.step, cell.variance / guess[0], (1, guess[1]))
+        return pd.Series({"rate": rate, "V": V * guess[0]})
+
+    keys = ["cell", "eta", "mu", "h"]
+    fits = table.groupby(keys)[["step", "variance", "mu"]].apply(fit)
+    return fits.reset_index().set_index("cell")
 
 
 def run_valley(

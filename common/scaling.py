@@ -88,12 +88,14 @@ class Collapse:
         q: The exponent of the time: log T + q log eta is a function of mu / eta^p.
         rms: Root mean square of what is left of log T, by exponent: "fit", and the fixed
             ones that were asked for, q being fitted for each.
+        q_fixed: The q that goes with each fixed p.
         used: Which points [D, E, M] entered.
     """
 
     p: Power
     q: Power
     rms: dict[float | str, float]
+    q_fixed: dict[float, float]
     used: np.ndarray
 
 
@@ -309,17 +311,16 @@ def collapse_exponent(
     for rows, _, d, means in _resampled(logs, resamples, seed):
         total[:, :, rows] += parts(means, d)
     (p, q, rss), (ps, qs, _) = _least(whole), _least(total)
-    n = used.sum()
+    n, own = used.sum(), slice(len(EXPONENTS), None)
     if np.isnan(p[0]):
         raise ValueError(f"no collapse: the best p is at an end of 0 to {EXPONENTS[-1]:g}")
     rms = np.sqrt(np.maximum(rss[:, 0], 0) / n)
     if (best := rms.min()) > MISFIT:
         raise ValueError(f"no collapse: rms of log T {best:.2f}, more than {MISFIT}")
-    by_p = {"fit": float(best)} | dict(
-        zip(fixed, rms[len(EXPONENTS) :].tolist(), strict=True)
-    )
+    by_p = {"fit": float(best)} | dict(zip(fixed, rms[own].tolist(), strict=True))
+    q_fixed = (-whole[1] / whole[2])[own, 0].tolist()
     powers = [_interval(v[0], d, logs, "the collapse") for v, d in ((p, ps), (q, qs))]
-    return Collapse(*powers, by_p, used)
+    return Collapse(*powers, by_p, dict(zip(fixed, q_fixed, strict=True)), used)
 
 
 def crossover_exponent(

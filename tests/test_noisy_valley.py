@@ -1,12 +1,14 @@
 """The solvable valley: formulas against matrix powers, Monte Carlo, autograd and torch."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from common.noisy_valley import (
     NoisyValley,
     alpha,
+    relaxation,
     run_transverse,
     run_valley,
     step_size,
@@ -189,6 +191,19 @@ def test_momentum_as_an_average_has_no_optimum_and_another_exponent():
     assert B.p.value == pytest.approx(2, abs=0.15) and B.q.value == pytest.approx(
         2, abs=0.15
     )
+
+
+def test_the_fit_returns_rate_and_variance():
+    steps, rows = np.arange(0, 601, 10), []
+    for cell, (eta, mu, h) in enumerate([(0.05, 0.01, 1.0), (0.5, 0.03, 4.0)]):
+        exact = transverse_moments(eta, mu, h, 0.1, 600)[steps]
+        columns = {"cell": cell, "eta": eta, "mu": mu, "h": h, "step": steps}
+        rows.append(pd.DataFrame(columns | {"variance": exact}))
+    fits = relaxation(pd.concat(rows))
+    # the oscillation, of relative size mu / (2 sqrt(eta h)) = .02, averages out mostly
+    np.testing.assert_allclose(fits.rate, -np.log1p(-fits.mu), rtol=0.01)
+    exact = transverse_variance(fits.eta, fits.mu, fits.h, 0.1)
+    np.testing.assert_allclose(fits.V, exact, rtol=2e-3)
 
 
 def test_bad_input_is_named():

@@ -74,6 +74,7 @@ def test_the_time_may_scale_with_another_exponent_than_mu():
     T = T * ETAS[:, None, None] ** 0.25
     B = collapse_exponent(ETAS, MUS, T, resamples=50)
     assert B.p.contains(2 / 3) and B.q.contains(2 / 3 - 0.25)
+    assert B.q_fixed[2 / 3] == pytest.approx(2 / 3 - 0.25, abs=0.02)
     assert argmin_exponent(ETAS, MUS, T, resamples=50).slope.contains(2 / 3)
 
 
