@@ -237,6 +237,26 @@ def alpha(gamma: np.ndarray) -> np.ndarray:
     return np.maximum(2 - 2 * gamma, gamma)
 
 
+def power_lines(
+    gammas: Sequence[float], best: float, etas: Sequence[float], starts: Sequence[float]
+) -> np.ndarray:
+    """The momenta mu = C eta^gamma [gammas, etas], C from where they start.
+
+    Args:
+        gammas: Exponents.
+        best: The optimum at the largest step size.
+        etas: Step sizes.
+        starts: mu / best there, for gamma below, at and above 2/3.
+
+    Example:
+        >>> power_lines([0.5, 1.0], 0.01, [1e-4, 1e-2], [3, 1, 0.5]).round(6).tolist()
+        [[0.003, 0.03], [5e-05, 0.005]]
+    """
+    gamma = np.array(gammas, float)[:, None]
+    side = np.sign(np.round(gamma - 2 / 3, 6)).astype(int)
+    return np.choose(1 + side, starts) * best * (np.array(etas) / max(etas)) ** gamma
+
+
 def run_transverse(
     etas: Sequence[float],
     mus: Sequence[float],

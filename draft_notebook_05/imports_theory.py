@@ -7,8 +7,6 @@ from common.figures import (
     BLACK,
     BLUE,
     GREEN,
-    ORANGE,
-    PINK,
     RED,
     SKY,
     Figures,
@@ -20,6 +18,7 @@ from common.figures import (
 from common.noisy_valley import (
     NoisyValley,
     alpha,
+    power_lines,
     relaxation,
     run_transverse,
     run_valley,
