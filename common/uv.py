@@ -190,7 +190,7 @@ def run_uv_paths(
     return table
 
 
-def speed(runs: int = 6000, steps: int = 2000, loop_steps: int = 2000) -> dict[str, float]:
+def speed(runs: int = 6000, steps: int = 2000, loop_steps: int = 500) -> dict[str, float]:
     """Steps of single runs per second: `Batch`, and a Python loop of torch.optim.SGD.
 
     Returns:

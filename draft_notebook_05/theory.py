@@ -443,8 +443,8 @@ for ax in axes:
     ax.legend()
 figures.save(fig, "optimum", pd.concat(rows))
 gain = valley.time(np.array(etas), 1.0) / found["heavy ball"]["A"].T[0]
-print("solvable valley, speed-up over no momentum (exact time at beta = 0 / measured T*):")
-print({f"{eta:.1e}": float(f"{g:.3g}") for eta, g in zip(etas, gain, strict=True)})
+print("solvable valley, exact time without momentum / measured T*, by eta:")
+print("  ".join(f"{eta:.1e}: {g:.1e}" for eta, g in zip(etas, gain, strict=True)))
 names = {"A": "argmin (A)", "B": "collapse (B)", "C": "crossover (C)"}
 print(
     pd.DataFrame(
