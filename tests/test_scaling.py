@@ -6,6 +6,7 @@ import pytest
 from common.scaling import (
     CAP,
     Power,
+    RelaxationTimes,
     argmin_exponent,
     collapse_exponent,
     crossover_exponent,
@@ -56,10 +57,11 @@ def test_without_noise_each_estimator_returns_the_truth(p):
 
 @EXPONENTS
 def test_the_intervals_hold_the_truth_and_no_other_exponent(p):
-    # 95 % intervals: of ten, eight hold the truth or more with probability .99
+    # 95 % intervals: seven of ten or more hold the truth with probability .999
+    # (in 120 draws: 94 to 98 %)
     all_runs = [estimates(p, seed=seed) for seed in range(10)]
     for slopes in zip(*((A.slope, B.p, C.slope) for A, B, C in all_runs), strict=True):
-        assert sum(s.contains(p) for s in slopes) >= 8
+        assert sum(s.contains(p) for s in slopes) >= 7
         for other in {1 / 2, 2 / 3, 1} - {p}:
             assert not any(s.contains(other) for s in slopes)
     for _, B, _ in all_runs:
@@ -72,6 +74,7 @@ def test_the_time_may_scale_with_another_exponent_than_mu():
     T = T * ETAS[:, None, None] ** 0.25
     B = collapse_exponent(ETAS, MUS, T, resamples=50)
     assert B.p.contains(2 / 3) and B.q.contains(2 / 3 - 0.25)
+    assert B.q_fixed[2 / 3] == pytest.approx(2 / 3 - 0.25, abs=0.02)
     assert argmin_exponent(ETAS, MUS, T, resamples=50).slope.contains(2 / 3)
 
 
@@ -103,7 +106,7 @@ def test_an_optimum_at_the_edge_of_the_grid_is_refused(part, error):
 
 def test_failed_fits_are_refused():
     T, _ = curves(2 / 3, problems=1)
-    with pytest.raises(ValueError, match="does not cross 1e\\+03 .*eta = 0.004"):
+    with pytest.raises(ValueError, match="does not cross 1000 right .*eta = 0.0068"):
         crossover_exponent(ETAS, MUS[:20], T[:, :, :20], level=1e3)
     rng = np.random.default_rng(0)
     scattered = T * np.exp(rng.standard_normal(T.shape[:-1])[..., None])
@@ -111,10 +114,10 @@ def test_failed_fits_are_refused():
         collapse_exponent(ETAS, MUS, scattered)
     with pytest.raises(ValueError, match="points at 6 step sizes"):
         collapse_exponent(ETAS, MUS[:2], T[:, :, :2])
-    # mu* ~ eta^2.5 is beyond what the collapse tries
-    mus, eta = np.geomspace(1e-8, 1, 90), ETAS[:, None]
-    steep = 1 / mus + (mus / (10 * eta**2.5)) ** 3 / mus
-    with pytest.raises(ValueError, match="end of 0 to 2"):
+    # mu* ~ eta^3.5 is beyond what the collapse tries
+    mus, eta = np.geomspace(1e-9, 1, 100), ETAS[:, None]
+    steep = 1 / mus + (mus / (100 * eta**3.5)) ** 3 / mus
+    with pytest.raises(ValueError, match="end of 0 to 3"):
         collapse_exponent(ETAS, mus, steep[..., None])
 
 
@@ -183,6 +186,25 @@ def test_a_diverged_run_counts_as_the_largest_gap_and_a_short_record_is_refused(
     assert np.isnan(window(gap[..., :300], 1, 5))
     with pytest.raises(ValueError, match="1 of 1 curves: 299 steps end before 5 times"):
         integral_times(gap[..., :300], 1, 5)
-    for bad in ((gap[0], 1, 5), (gap, 0, 5), (gap, 1, 1), (gap[..., :1], 1, 5)):
+    for bad in (gap[0], gap[..., :1]):
         with pytest.raises(ValueError, match="two records or more"):
-            window(*bad)
+            window(bad, 1, 5)
+    for every, c in ((0, 5), (1, 1)):
+        with pytest.raises(ValueError, match="at least 1, and c = . above 1"):
+            window(gap, every, c)
+
+
+def test_curves_that_are_complete_may_leave():
+    taus = np.array([[100.0, 200.0], [300.0, 400.0], [50.0, 60.0]])
+    gap = np.exp(-np.arange(0, 4001, 10) / taus[..., None, None])  # [3, 2, 1, records]
+    whole, K = integral_times(gap, 10, 6)
+    times, rows, found = RelaxationTimes(10, 6), np.arange(3), {}
+    for record in np.moveaxis(gap, -1, 0):
+        done = times.add(record[rows])
+        found |= {int(rows[i]): times.T[i].copy() for i in np.flatnonzero(done)}
+        times.keep(~done)
+        rows = rows[~done]
+        if not len(rows):
+            break
+    assert list(found) == [2, 0, 1]
+    np.testing.assert_array_equal([found[i] for i in range(3)], whole)
