@@ -25,7 +25,7 @@ from common.interpolators import (
     interpolate,
 )
 from common.objective import Objective, Problem, supervised
-from common.scaling import CAP, integral_times
+from common.scaling import CAP, RelaxationTimes, integral_times
 
 SYSTEMS = {
     "matrix sensing": MatrixSensing,
@@ -213,37 +213,30 @@ def _relax(
     shape = (len(left), len(LEVELS), bundle.momenta)
     steps = torch.full(shape, torch.nan)
     errors = torch.full((*shape, bundle.noises), torch.nan)
-    total = torch.zeros(len(left), bundle.momenta, bundle.noises)
-    gaps, done = [], {}
+    clock, done = RelaxationTimes(every, c), {}
     for k in range(0, most + 1, every):
         if k:
             bundle.advance(every)
         gap = bundle.system.trace(bundle.w) - ref[left, None]
-        gap = bundle.by_momentum(gap / (first - ref)[left, None])
-        gaps.append(gap := gap.nan_to_num(CAP, CAP).clamp(0, CAP))
+        gap = bundle.by_momentum(gap / (first - ref)[left, None]).nan_to_num(CAP, CAP)
         middle = gap.median(-1).values[:, None]  # over the noise
         new = (middle < torch.tensor(LEVELS)[:, None]) & steps[left].isnan()
         for i, level, m in new.nonzero().tolist():
             steps[left[i], level, m] = k
             errors[left[i], level, m] = _error(bundle, i, m)
-        total[left] += every * gap  # slightly more than the trapezoids of `integral_times`
-        best = total[left].log().mean(-1).exp().amin(-1)
-        over = (best * c <= k) | (k + every > most)
+        ended = clock.add(gap.numpy())
+        over = torch.from_numpy(ended | (k + every > most))
         for i in over.nonzero()[:, 0].tolist():
             u = int(left[i])
-            ended = bool(best[i] * c <= k)
-            T, K = total[u].numpy(), k
-            if ended:
-                past = torch.stack([g[i] for g in gaps], -1)
-                T, K = integral_times(past.numpy(), every, c)
-            done[u] = {"T": T.ravel(), "K": float(K), "ended": ended}
+            done[u] = {"T": clock.T[i].ravel(), "K": float(k), "ended": bool(ended[i])}
             for level, name in enumerate(LEVELS):
-                times = steps[u, level].repeat_interleave(bundle.noises)
-                done[u][f"steps_{name:g}"] = times.numpy()
+                reached = steps[u, level].repeat_interleave(bundle.noises)
+                done[u][f"steps_{name:g}"] = reached.numpy()
                 done[u][f"test_error_{name:g}"] = errors[u, level].flatten().numpy()
         if over.any():
-            left, gaps = left[~over], [g[~over] for g in gaps]
+            left = left[~over]
             bundle.keep(~over)
+            clock.keep((~over).numpy())
         if not len(left):
             break
     return done

@@ -1,6 +1,7 @@
 # %%
 import numpy as np
 import pandas as pd
+from matplotlib.ticker import FixedLocator, NullLocator
 
 from common.claims import Check, Claims
 from common.figures import (
