@@ -5,7 +5,7 @@ Phase 1 ends on Gamma; phase 2 is heavy ball with fresh label noise at every ste
 All mu see the same noise (common random numbers), all step sizes and problems their own.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from time import process_time
 
@@ -25,7 +25,7 @@ from common.interpolators import (
     interpolate,
 )
 from common.objective import Objective, Problem, supervised
-from common.scaling import CAP, integral_times
+from common.scaling import CAP, RelaxationTimes, integral_times
 
 SYSTEMS = {
     "matrix sensing": MatrixSensing,
@@ -135,7 +135,7 @@ def run_relaxation(
     noises: int = 8,
     window: float = 5.0,
     lift: float = 0.0,
-    every: int = 10,
+    every: int = 20,
     most: int = 20_000,
     ema: bool = False,
     options: dict | None = None,
@@ -213,37 +213,30 @@ def _relax(
     shape = (len(left), len(LEVELS), bundle.momenta)
     steps = torch.full(shape, torch.nan)
     errors = torch.full((*shape, bundle.noises), torch.nan)
-    total = torch.zeros(len(left), bundle.momenta, bundle.noises)
-    gaps, done = [], {}
+    clock, done = RelaxationTimes(every, c), {}
     for k in range(0, most + 1, every):
         if k:
             bundle.advance(every)
         gap = bundle.system.trace(bundle.w) - ref[left, None]
-        gap = bundle.by_momentum(gap / (first - ref)[left, None])
-        gaps.append(gap := gap.nan_to_num(CAP, CAP).clamp(0, CAP))
+        gap = bundle.by_momentum(gap / (first - ref)[left, None]).nan_to_num(CAP, CAP)
         middle = gap.median(-1).values[:, None]  # over the noise
         new = (middle < torch.tensor(LEVELS)[:, None]) & steps[left].isnan()
         for i, level, m in new.nonzero().tolist():
             steps[left[i], level, m] = k
             errors[left[i], level, m] = _error(bundle, i, m)
-        total[left] += every * gap  # slightly more than the trapezoids of `integral_times`
-        best = total[left].log().mean(-1).exp().amin(-1)
-        over = (best * c <= k) | (k + every > most)
+        ended = clock.add(gap.numpy())
+        over = torch.from_numpy(ended | (k + every > most))
         for i in over.nonzero()[:, 0].tolist():
             u = int(left[i])
-            ended = bool(best[i] * c <= k)
-            T, K = total[u].numpy(), k
-            if ended:
-                past = torch.stack([g[i] for g in gaps], -1)
-                T, K = integral_times(past.numpy(), every, c)
-            done[u] = {"T": T.ravel(), "K": float(K), "ended": ended}
+            done[u] = {"T": clock.T[i].ravel(), "K": float(k), "ended": bool(ended[i])}
             for level, name in enumerate(LEVELS):
-                times = steps[u, level].repeat_interleave(bundle.noises)
-                done[u][f"steps_{name:g}"] = times.numpy()
+                reached = steps[u, level].repeat_interleave(bundle.noises)
+                done[u][f"steps_{name:g}"] = reached.numpy()
                 done[u][f"test_error_{name:g}"] = errors[u, level].flatten().numpy()
         if over.any():
-            left, gaps = left[~over], [g[~over] for g in gaps]
+            left = left[~over]
             bundle.keep(~over)
+            clock.keep((~over).numpy())
         if not len(left):
             break
     return done
@@ -276,6 +269,7 @@ def run_traces(
     mus: Sequence[float],
     eps: float,
     steps: int,
+    problems: int = 1,
     noises: int = 8,
     every: int = 10,
     options: dict | None = None,
@@ -290,6 +284,7 @@ def run_traces(
         mus: 1 - beta.
         eps: Noise scale.
         steps: Number of steps.
+        problems: Those of the seed, of which the first is followed.
         noises: Noise seeds.
         every: Steps between measurements.
         options: Of the system's `draw`.
@@ -301,7 +296,8 @@ def run_traces(
         `cpu_seconds`.
     """
     start = process_time()
-    system, w, scales = prepared(name, seed, 1, 0.0, options or {}, search)
+    system, w, scales = prepared(name, seed, problems, 0.0, options or {}, search)
+    system, w = system.only(slice(1)), w[:1]
     eta = torch.tensor([share / scales.sharpness[0]])
     bundle = Bundle(system, w, eta, mus, torch.tensor([eps]), noises, 1000 * seed + 10**6)
     axes = pd.MultiIndex.from_product([list(mus), range(noises)], names=["mu", "noise"])
@@ -343,6 +339,63 @@ def run_drift(
     table["sharpness"] = scales.sharpness.loc[table.problem].to_numpy()
     table.loc[len(table) - 1, "cpu_seconds"] = process_time() - start
     return table
+
+
+def drift_times(
+    path: pd.DataFrame, eta: float, eps: float, mus: Sequence[float], K: float
+) -> np.ndarray:
+    """What the noiseless drift makes of T(mu) in a window of K steps, nothing fitted.
+
+    With tau = k eps^2 eta^2 / (4 mu^2) the sum of the gap over k < K is an integral over
+    tau. It holds to the right of the optimum.
+
+    Args:
+        path: One problem of `run_drift`.
+        eta: Step size.
+        eps: Noise scale.
+        mus: 1 - beta; 1: no momentum.
+        K: Steps; infinity for the whole relaxation.
+
+    Returns:
+        T [M].
+    """
+    tau, gap = path.tau.to_numpy(), path.gap.to_numpy()
+    integral = np.append(0, np.cumsum(np.diff(tau) * (gap[1:] + gap[:-1]) / 2))
+    speed = (eps * eta / np.asarray(mus)) ** 2 / 4  # d tau / dk
+    return np.interp(K * speed, tau, integral) / speed
+
+
+def equal_convergence(table: pd.DataFrame, less: float) -> pd.DataFrame:
+    """The optimum against less momentum, when the gap first lies below the same level.
+
+    Args:
+        table: Of `run_relaxation`.
+        less: Less momentum is the mu of the grid that is nearest to so many times mu*.
+
+    Returns:
+        One row per problem, share and level that both reach: `test`, the log ratio of the
+        median test errors, mu* to less momentum; `steps`, how many times longer less
+        momentum takes; `unequal`, the log ratio if mu* is still at the first of the levels:
+        what unequal convergence looks like (nan at that level).
+    """
+    rows = []
+    for (problem, share), unit in table.groupby(["problem", "share"]):
+        by_mu = unit.groupby("mu")
+        mus = np.array(list(by_mu.groups))
+        best = int(by_mu["T"].agg(lambda t: np.log(t).mean()).argmin())
+        other = int(np.abs(np.log(mus / (less * mus[best]))).argmin())
+        middle = by_mu.median()
+        fast, slow = middle.iloc[best], middle.iloc[other]
+        if other == best:
+            continue
+        for level in LEVELS:
+            steps, test = f"steps_{level:g}", f"test_error_{level:g}"
+            row = {"problem": problem, "share": share, "level": level}
+            row["steps"] = slow[steps] / fast[steps]
+            row["test"] = np.log(fast[test] / slow[test])
+            early = fast[f"test_error_{LEVELS[0]:g}"] if level < LEVELS[0] else np.nan
+            rows.append(row | {"unequal": np.log(early / slow[test])})
+    return pd.DataFrame(rows).dropna(subset=["steps", "test"]).reset_index(drop=True)
 
 
 def run_network(
@@ -402,6 +455,37 @@ def run_network(
     table = pd.DataFrame(rows)
     table.loc[len(table) - 1, "cpu_seconds"] = process_time() - start
     return table
+
+
+def network_times(
+    tables: Mapping[tuple[float, int], pd.DataFrame], window: float, lift: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Integral relaxation times of `run_network`, as `times` gives them for the others.
+
+    The reference lies at the least trace that any run of a seed has seen, plus the share
+    `lift` of the way back to the start: no penalty descent for a net of this size.
+
+    Args:
+        tables: (share, seed) -> table.
+        window: c.
+        lift: See above.
+
+    Returns:
+        eta lambda_max [E], mu [M], and the times [E, M, S], S the seeds.
+    """
+    shares, seeds = (sorted({key[i] for key in tables}) for i in (0, 1))
+    least = {s: min(t.trace.min() for k, t in tables.items() if k[1] == s) for s in seeds}
+    result = []
+    for share in shares:
+        gaps = []
+        for seed in seeds:
+            paths = tables[share, seed].pivot(index="mu", columns="step", values="trace")
+            first = paths.iloc[:, 0].mean()
+            ref = least[seed] + lift * (first - least[seed])
+            gaps.append((paths.to_numpy() - ref) / (first - ref))
+        every = int(paths.columns[1] - paths.columns[0])
+        result.append(integral_times(np.stack(gaps, 1), every, window)[0])
+    return np.array(shares), paths.index.to_numpy(), np.array(result)
 
 
 def _sgd(
