@@ -117,7 +117,7 @@ class RelaxationTimes:
 
     The window of a curve T(mu) is the first K with K >= c min_mu T(mu; K), T summed up to K
     and averaged over seeds in its log. A fixed window, or one that is another number of T*
-    at every eta, shifts the optimum (.73 to .75, not .68, on matrix sensing at K = 3.3 T*).
+    at every eta, shifts the optimum.
 
     Trapezoids between records: exact to (every / T)^2 / 12 for an exponential.
 
@@ -208,8 +208,8 @@ def argmin_exponent(
 
     The quartic (a parabola below seven points) goes through the points within DEPTH of
     the smallest mean log time. It puts nothing in. Where the valley is flat to the left,
-    because the window is short, it is biased up: .74 to .92 on Fashion-MNIST. On exact
-    power laws the bias is below .01.
+    because the window is short, it says little (notebook 05, row 5.8). On exact power laws
+    the bias is below .01.
 
     Args:
         etas: [E], at least three.
@@ -268,7 +268,8 @@ def collapse_exponent(
     Least squares of log T = -q log eta + F(log mu - p log eta) over p, q and the five
     coefficients of a quartic F, p and q common to all problems, F one for each. The points
     are those of (A), so that all eta show the same part of F. Corrections to scaling are
-    no noise: on matrix sensing p is .025 too large with intervals of +-.02.
+    no noise: no interval covers them (on the nets of notebook 05 p is .02 to .04 too large
+    on some seeds).
 
     Args:
         etas: [E], at least three.
