@@ -86,6 +86,7 @@ class Figures:
         partial = self.folder / f".{name}.{os.getpid()}"
         figure.savefig(partial, format="png", metadata={"Software": None})
         os.replace(partial, self.folder / f"{name}.png")
+        figure.set_layout_engine("none")  # found: not sought again for the notebook's copy
         text = data.to_csv(index=False, float_format="%.5g")
         large = len(text) > LARGE
         # gzip.compress stores no file name: the same numbers are the same bytes
