@@ -98,8 +98,8 @@ class Ravine:
     have closed forms; x > 0.
 
     Example:
-        >>> round(Ravine().limit(2.0, 1.0), 4)
-        1.7925
+        >>> round(float(Ravine().limit(2.0, 1.0)), 4)
+        1.7938
     """
 
     def loss(self, w: Tensor) -> Tensor:
@@ -125,20 +125,13 @@ class Ravine:
         """The limiting flow of gradient descent on sqrt(L), dx / dtau = -x / 4."""
         return x * np.exp(-np.asarray(tau) / 4)
 
-    def arc(self, w: Tensor) -> float:
-        """Length of the path of gradient flow from w = (x, y) to Gamma."""
-        x, y = w.tolist()
-        ys = np.linspace(0, y, 2000)
-        xs = _inverse(_G(x) + (ys**2 - y**2) / 2)
-        return float(np.trapezoid(np.hypot(1, xs * ys / (1 + xs**2)), ys))
-
 
 def _G(x):
     return np.log(x) + np.square(x) / 2
 
 
 def _inverse(G):
-    """x with G(x) = G: x^2 exp(x^2) = exp(2 G)."""
+    """The x with G(x) = G: x^2 exp(x^2) = exp(2 G)."""
     return np.sqrt(lambertw(np.exp(2 * np.asarray(G))).real)[()]
 
 
@@ -211,25 +204,22 @@ def on_ravine(run: pd.DataFrame, eta: float, tau: Sequence[float]) -> pd.DataFra
         tau: Where to compare.
 
     Returns:
-        By tau: `x`, midway between iterates, `flow`, their `error` and `sharpness`, 1 + x^2;
-        and, the same in all rows, the length of `phase_1` (times eta, over the path of
-        gradient flow) and, from ten steps after it on, the least `alignment`, abs cos of the
-        gradient and the y axis, and the largest `period_error`, abs(y_{t+2} - y_t) / eta.
+        By tau: `x`, midway between iterates, `flow`, `error` (their distance) and
+        `sharpness`, 1 + x^2; and, the same in all rows, what is worst from ten steps after
+        phase I on: `alignment`, abs cos of the gradient and the y axis, and `way_error`,
+        abs((abs(y_t) + abs(y_{t+1})) / eta - 1).
     """
     x, y = run.w0.to_numpy(), run.w1.to_numpy()
     middle = eta**2 * (np.arange(len(x) - 1) + 0.5)
     there = np.interp(tau, middle, (x[1:] + x[:-1]) / 2)
     flow = Ravine().flow(Ravine().limit(x[0], y[0]), tau)
     columns = {"tau": tau, "x": there, "flow": flow, "error": np.abs(there - flow)}
-    table = pd.DataFrame(columns).assign(sharpness=1 + there**2)
-    rise = first_rise(run.loss)
-    arc = Ravine().arc(torch.tensor([x[0], y[0]]))
-    late = int(min(rise, len(x) // 2)) + 10
+    late = int(min(first_rise(run.loss), len(x) // 2)) + 10
     x, y = x[late:], y[late:]
-    return table.assign(
-        phase_1=rise * eta / arc,
+    return pd.DataFrame(columns).assign(
+        sharpness=1 + there**2,
         alignment=(1 / np.hypot(1, x * y / (1 + x**2))).min(),
-        period_error=np.abs(y[2:] - y[:-2]).max() / eta,
+        way_error=np.abs((np.abs(y[1:]) + np.abs(y[:-1])) / eta - 1).max(),
     )
 
 
@@ -243,14 +233,17 @@ def spread(table: pd.DataFrame, power: float, settled: float = 0.0) -> float:
 
     Example:
         >>> tau = np.linspace(0, 1, 9)
-        >>> parts = [pd.DataFrame({"eta": e, "tau": tau, "sharpness": 1 + tau}) for e in (1, 2)]
-        >>> spread(pd.concat(parts), power=2), spread(pd.concat(parts), power=1)
-        (0.0, 0.333333333333333...)
+        >>> runs = {e: pd.DataFrame({"tau": tau, "sharpness": 1 + tau}) for e in (1, 2)}
+        >>> table = pd.concat(runs, names=["eta"]).reset_index()
+        >>> spread(table, power=2), round(spread(table, power=1), 3)
+        (0.0, 0.333)
     """
     rows = table[table.tau >= settled].sort_values(["eta", "tau"])
     rows = rows.assign(at=rows.tau * rows.eta ** (power - 2))
     least = rows[rows.eta == rows.eta.min()]
-    others = rows[(rows.eta > rows.eta.min()) & rows["at"].between(*least["at"].agg(["min", "max"]))]
+    others = rows[
+        (rows.eta > rows.eta.min()) & rows["at"].between(*least["at"].agg(["min", "max"]))
+    ]
     expected = np.interp(others["at"], least["at"], least.sharpness)
     return float((others.sharpness / expected - 1).abs().max())
 
@@ -309,7 +302,7 @@ class Spectrum:
 
     @property
     def condition(self) -> float:
-        """kappa = largest / smallest."""
+        """Largest / smallest eigenvalue, kappa."""
         return float(self.values[0] / self.values[-1])
 
 
@@ -381,9 +374,9 @@ class AlongGamma:
 
     Column at every step: `flip`, whether the gradient has turned by more than 90 degrees
     since the last one. Where measured, at the midpoint m = (w_t + w_{t+1}) / 2:
-    `sharpness_midpoint`; `alignment`, abs cos of the gradient at w_t and the top eigenvector
-    at m; and, at the minimiser nearest to m: `sharpness`; `moved`, its distance from the
-    flow's start; `distance`, from where the flow is; `gap`, from m.
+    `sharpness_midpoint`; `alignment`, abs cos of the gradient at w_t and the top
+    eigenvector at m; and, at the minimiser nearest to m: `sharpness`; `moved`, its distance
+    from the flow's start; `distance`, from where the flow is; `gap`, from m.
 
     Args:
         measure_every: Steps between measurements.
@@ -411,7 +404,9 @@ class AlongGamma:
             "alignment": float((pairs.vectors[:, 0] @ gradient).abs() / gradient.norm()),
             "sharpness": float(spectrum(objective, nearest).values[0]),
             "moved": float((nearest - self.path[0]).norm()),
-            "distance": float((nearest - self.path[step.index // self.measure_every]).norm()),
+            "distance": float(
+                (nearest - self.path[step.index // self.measure_every]).norm()
+            ),
             "gap": float((nearest - middle).norm()),
         }
 
