@@ -39,7 +39,7 @@ from common.optimizers import (
 from common.training import Step, train, trajectory
 
 ON_GAMMA = 1e-20  # loss at which a point counts as a minimiser
-NEAR_GAMMA = 1e-7  # loss at which gradient flow is replaced by Newton's steps
+NEAR_GAMMA = 1e-5  # loss at which gradient flow is replaced by Newton steps
 FLOW_STEP = 2.0  # time per step of that gradient flow
 LIMIT = 10_000  # steps within which it, and gradient descent before it, must arrive
 NEWTON = 50  # Gauss-Newton steps within which Gamma must be reached
@@ -233,7 +233,7 @@ def spread(table: pd.DataFrame, power: float, settled: float = 0.0) -> float:
 
     Example:
         >>> tau = np.linspace(0, 1, 9)
-        >>> runs = {e: pd.DataFrame({"tau": tau, "sharpness": 1 + tau}) for e in (1, 2)}
+        >>> runs = {e: pd.DataFrame({"tau": tau, "sharpness": 1 + tau}) for e in (1.0, 2.0)}
         >>> table = pd.concat(runs, names=["eta"]).reset_index()
         >>> spread(table, power=2), round(spread(table, power=1), 3)
         (0.0, 0.333)

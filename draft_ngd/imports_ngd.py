@@ -6,7 +6,6 @@ from common.figures import (
     BLACK,
     BLUE,
     GREEN,
-    ORANGE,
     PINK,
     RED,
     Figures,
