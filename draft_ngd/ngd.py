@@ -271,7 +271,7 @@ for seed, part in misses.groupby("seed"):
     )
 sizes = np.array([min(ngd_ravine_etas), max(ngd_ravine_etas)])
 axes[2].loglog(sizes, 0.1 * sizes, "--", color=BLACK, lw=1)
-axes[2].text(0.05, 0.8, "dashed: proportional to $\eta$", transform=axes[2].transAxes)
+axes[2].text(0.05, 0.92, "dashed: proportional to $\\eta$", transform=axes[2].transAxes)
 axes[0].set(title="by $\\eta^2 t$: one curve for each start", xlabel="$\\tau = \\eta^2 t$")
 axes[0].set(ylabel="sharpness $1 + x^2$", ylim=(0, None))
 axes[1].set(title="by $\\eta t$: not", xlabel="$\\eta t$", ylim=axes[0].get_ylim())
@@ -392,14 +392,15 @@ for eta, part in off.groupby("eta"):
 # distance from the flow is a small share of its way, and falls with $\eta$. The gradient, at
 # first orthogonal to $u_1$, turns into its direction.
 #
-# **Where it fails, and why** (last panel). Since $\|\nabla L\|$ is about $\lambda_1\eta/2$, the step size
-# $\eta/\|\nabla L\|$ is in effect $2/\lambda_1$: the flattest of the $n$ directions across $\Gamma$ takes
-# about $\kappa/2 = \lambda_1/2\lambda_n$ steps to relax, while the drift along $\Gamma$ takes
-# $1/\eta^2$. The two phases are separate only if $\kappa\eta^2/2 \ll 1$, and $\kappa$ grows with the
-# number of images and of outputs, and where images have few pixels or are alike. With 50 images of
-# 49 pixels (blue) the run lags far behind the flow at a step length that is small enough for 20
-# images of 196. It is a condition on $\eta$: there, too, the largest distance falls (0.50 of the way
-# at $\eta$ = 0.04, 0.39 at 0.02 on seed 0; 0.16 at 0.01 on seed 3, not run here).
+# **Where it fails, and why** (last panel). Since $\|\nabla L\|$ is about $\lambda_1\eta/2$, the
+# step size $\eta/\|\nabla L\|$ is in effect $2/\lambda_1$: the flattest of the $n$ directions
+# across $\Gamma$ takes about $\kappa/2 = \lambda_1/2\lambda_n$ steps to relax, while the drift
+# along $\Gamma$ takes $1/\eta^2$. The two phases are separate only if $\kappa\eta^2/2 \ll 1$, and
+# $\kappa$ grows with the number of images and of outputs, and where images have few pixels or are
+# alike. With 50 images of 49 pixels (blue) the run lags far behind the flow at a step length that
+# is small enough for 20 images of 196. It is a condition on $\eta$: there, too, the largest
+# distance falls (0.50 of the way at $\eta$ = 0.04, 0.39 at 0.02 on seed 0; 0.16 at 0.01 on seed
+# 3, not run here).
 
 # %%
 toy = {seed: beside[beside.seed == seed] for seed in seeds}
