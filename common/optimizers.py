@@ -147,6 +147,48 @@ class GradientDescent:
 
 
 @dataclass(frozen=True)
+class NormalizedGradientDescent:
+    """Normalised gradient descent: w_{t+1} = w_t - eta_t grad L(w_t) / |grad L(w_t)|.
+
+    Every step has the length eta, so that it does not converge even on a quadratic
+    (Arora, Li and Panigrahi 2022; paper 001 "Normalized GD"). Where the gradient is zero it
+    stays. For a batch of runs, w [..., P], each has its own norm.
+
+    Args:
+        eta: Length of a step, a number or a schedule.
+
+    Raises:
+        ValueError: If eta <= 0.
+
+    Example:
+        >>> from common.objective import Objective
+        >>> bowl = Objective(lambda w: w.square().sum() / 2)
+        >>> point = bowl.at(torch.tensor([3.0, 4.0]))
+        >>> NormalizedGradientDescent(eta=0.5).step(point, 0)[0]
+        tensor([2.7000, 3.6000])
+    """
+
+    eta: float | StepDrop | Warmup
+
+    def __post_init__(self):
+        check_eta(self.eta)
+
+    def init(self, w: Tensor) -> int:
+        """The state: the number of steps taken."""
+        return 0
+
+    def step(self, point: Point, state: int) -> tuple[Tensor, int]:
+        """One update."""
+        norm = point.gradient.norm(dim=-1, keepdim=True)
+        direction = point.gradient / norm.where(norm > 0, 1.0)
+        return point.w - eta_at(self.eta, state) * direction, state + 1
+
+    def max_stable_sharpness(self, step: int) -> float:
+        """0: near a minimum every positive curvature is too sharp."""
+        return 0.0
+
+
+@dataclass(frozen=True)
 class HeavyBall:
     """Polyak's momentum: w_{t+1} = w_t - eta_t grad L(w_t) + beta (w_t - w_{t-1}).
 

@@ -4,7 +4,14 @@ import pytest
 import torch
 
 from common.objective import Objective
-from common.optimizers import GradientDescent, HeavyBall, Repeated, StepDrop, Warmup
+from common.optimizers import (
+    GradientDescent,
+    HeavyBall,
+    NormalizedGradientDescent,
+    Repeated,
+    StepDrop,
+    Warmup,
+)
 
 START = torch.tensor([1.0, -0.5, 0.3], dtype=torch.float64)
 BOWL = Objective(lambda w: (w**4).sum() / 4 + (w * w.roll(1, -1)).sum() + w.square().sum())
@@ -175,3 +182,31 @@ def test_a_momentum_outside_its_range_is_refused(bad):
 def test_repeating_less_than_once_is_refused(bad):
     with pytest.raises(ValueError, match=f"times must be at least 1, not {bad}"):
         Repeated(GradientDescent(0.1), bad)
+
+
+def test_normalized_gradient_descent_takes_steps_of_the_length_eta_along_the_gradient():
+    visited = torch.cat([START[None], path(NormalizedGradientDescent(DROP), 20)])
+    for step, (w, after) in enumerate(zip(visited, visited[1:], strict=False)):
+        w = w.clone().requires_grad_()
+        BOWL.loss(w).backward()
+        assert_same(after, w.detach() - DROP(step) * w.grad / w.grad.norm())
+
+
+def test_normalized_gradient_descent_of_many_runs_is_that_of_each():
+    starts = torch.stack([START, -2 * START])
+    rule, bowl = NormalizedGradientDescent(0.05), Objective(lambda w: (w**4).sum() / 4)
+    together = path(rule, 20, bowl, starts)
+    for index, start in enumerate(starts):
+        assert_same(together[:, index], path(rule, 20, bowl, start))
+
+
+def test_normalized_gradient_descent_stays_where_the_gradient_is_zero():
+    minimum = torch.zeros(3, dtype=torch.float64)
+    rule = NormalizedGradientDescent(0.1)
+    assert torch.equal(path(rule, 1, BOWL, minimum)[0], minimum)
+    assert rule.max_stable_sharpness(0) == 0
+
+
+def test_normalized_gradient_descent_refuses_a_step_that_is_not_positive():
+    with pytest.raises(ValueError, match="positive"):
+        NormalizedGradientDescent(0.0)
