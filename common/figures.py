@@ -74,10 +74,10 @@ def surface(
     """
     x, y = np.meshgrid(np.linspace(*window[:2], 240), np.linspace(*window[2:], 240))
     low, high = decades
-    height = np.log10(np.maximum(loss(x, y), 10.0 ** (low - 9)))
-    levels = np.arange(low, high + each / 2, each)
+    height = np.log10(np.clip(loss(x, y), 10.0**low, 10.0**high))
+    levels = np.linspace(low, high, round((high - low) / each) + 1)
     pale = {"cmap": "Greys", "vmin": low, "vmax": low + 2.2 * (high - low)}
-    ax.contourf(x, y, height, levels, extend="both", zorder=0, **pale)
+    ax.contourf(x, y, height, levels, zorder=0, **pale)
     lines = {"colors": "white", "linestyles": "-", "linewidths": 0.7}
     ax.contour(x, y, height, levels, zorder=0, **lines)
     ax.set(xlim=window[:2], ylim=window[2:])

@@ -25,7 +25,7 @@ from common.training import trajectory
 
 CURVATURES = (2.2, 0.15)  # of the quadratic
 STARTS = {"quadratic": (1.0, 9.0), "valley": (1e-3, -float(np.log(1.85)))}
-WINDOWS = {"quadratic": (-1.6, 1.6, -2.5, 10.0), "valley": (-0.6, 0.6, -1.7, 1.4)}
+WINDOWS = {"quadratic": (-3.0, 3.0, -3.0, 10.0), "valley": (-0.6, 0.6, -1.7, 1.4)}
 DECADES = {"quadratic": (-2, 1.5), "valley": (-3.5, 0.5)}  # of the loss that are drawn
 FALL, NOISE = 5e-3, 1e-5  # of the valley's floor; standard deviation per step
 
@@ -132,8 +132,8 @@ def heavy_ball_figure(table: pd.DataFrame) -> Figure:
         right.set(xlim=(0, 200), xlabel="step")
     steep, flat = (table[table.on == "quadratic"][name].abs() for name in "xy")
     ratio = (table.sharpness / table.mss)[table.on == "valley"]
-    axes[0, 1].semilogy(steep, color=RED, label="$|x|$")
-    axes[0, 1].semilogy(flat, color=BLACK, lw=1, label="$|y|$")
+    axes[0, 1].semilogy(steep, color=RED, label="steep, $|x|$")
+    axes[0, 1].semilogy(flat, color=BLACK, lw=1, label="flat, $|y|$")
     axes[0, 1].set(ylim=(1e-6, 1e6), title="distance from the minimum")
     axes[0, 1].legend(loc="upper right", ncols=2)
     axes[1, 1].plot(ratio, color=BLUE)
