@@ -76,7 +76,7 @@ def surface(
     low, high = decades
     height = np.log10(np.clip(loss(x, y), 10.0**low, 10.0**high))
     levels = np.linspace(low, high, round((high - low) / each) + 1)
-    pale = {"cmap": "Greys", "vmin": low, "vmax": low + 2.2 * (high - low)}
+    pale = {"cmap": "Greys", "vmin": low, "vmax": low + 3.5 * (high - low)}
     ax.contourf(x, y, height, levels, zorder=0, **pale)
     lines = {"colors": "white", "linestyles": "-", "linewidths": 0.7}
     ax.contour(x, y, height, levels, zorder=0, **lines)

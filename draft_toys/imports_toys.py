@@ -1,8 +1,10 @@
+from functools import partial
+from itertools import islice
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
-from itertools import islice
 
 from common.claims import Check, Claims
 from common.figures import (
@@ -12,8 +14,6 @@ from common.figures import (
     ORANGE,
     RED,
     Figures,
-    band,
-    by_step_size,
     look,
     panels,
     surface,

@@ -70,9 +70,9 @@ rows, shades = [], (RED, ORANGE, GREEN, BLUE, BLACK)
 for row, top in zip(axes, (quad_calm, quad_lambdas[0]), strict=True):
     ratios, theta = np.array([top, *quad_lambdas[1:]]), quad_paths[top, seeds[0]]
     steep, flat = ratios[0] * 2 / quad_eta, ratios[3] * 2 / quad_eta
-    wide, high = 4 * abs(theta[0, 0]), 1.25 * abs(theta[0, 3])
-    window, tones = (-wide, wide, -high, high), (-1.5, 2.5)
-    surface(row[0], lambda x, y: (steep * x**2 + flat * y**2) / 2, window, tones)
+    size, tones = 2.2 * abs(theta[0, [0, 3]]).max(), (-1.5, 2.5)
+    bowl = partial(lambda a, b, x, y: (a * x**2 + b * y**2) / 2, steep, flat)
+    surface(row[0], bowl, (-size, size, -size, size), tones)
     row[0].plot(theta[:, 0], theta[:, 3], ".-", color=RED if top > 1 else BLUE, lw=0.8)
     row[0].plot(*theta[0, [0, 3]], "o", color=BLACK, ms=5)
     row[0].set(title=f"$\\lambda_1$ = {top:g} · 2/$\\eta$", xlabel="$\\theta_1$ (steepest)")
@@ -170,7 +170,7 @@ products = sweep(run_product, plan, "products of scalars")
 
 # %%
 fig, axes = panels(1, 3, height=3.4, width_ratios=[1, 1, 1.25])
-rows, shades = [], by_step_size(minimal_etas)
+rows, shades = [], dict(zip(minimal_etas, (ORANGE, GREEN, BLUE), strict=True))
 surface(axes[2], four.loss, (1.95, 3.25, 0.16, 0.56), (-4, 0.5))
 u = np.linspace(1.9, 3.3, 200)
 axes[2].plot(u, 1 / u, color=BLACK, lw=1)
@@ -185,14 +185,18 @@ for eta, color in shades.items():
         axes[2].plot(*four.starts(1, 1, eta), "*", color=color, ms=15, mec=BLACK, mew=0.7)
     table = dict(eta=eta, step=range(len(loss)), x=x[:-1], y=y[:-1], loss=loss, ratio=ratio)
     rows.append(pd.DataFrame(table))
-axes[2].text(2.05, 0.43, "minima $xy = 1$", rotation=-25)
+axes[2].text(2.8, 0.365, "minima $xy = 1$", rotation=-17)
 axes[2].plot(*minimal_start, "o", color=BLACK, ms=6)
 threshold(axes[1], 1)
-axes[1].text(minimal_steps, 1.03, "$S = 2/\\eta$", ha="right")
+axes[1].text(195, 1.03, "$S = 2/\\eta$", ha="right")
 axes[0].set(title="loss", xlabel="step", ylabel="$L$", ylim=(1e-16, 10))
-axes[0].legend(loc="center right")
+axes[0].legend(loc="lower right")
 axes[1].set(
-    title="sharpness (midpoints)", xlabel="step", ylabel="$S\\,\\eta/2$", ylim=(0, 2)
+    title="sharpness (midpoints)",
+    xlabel="step",
+    ylabel="$S\\,\\eta/2$",
+    ylim=(0, 2),
+    xlim=(0, 200),
 )
 axes[2].set(title="iterates; star: where $S = 2/\\eta$", xlabel="$x$", ylabel="$y$")
 figures.save(fig, "minimalist", pd.concat(rows))
@@ -221,24 +225,17 @@ left.plot(u, np.sqrt(gap + u**2), "--", color=BLACK, lw=1.2)
 left.set(xlim=(0, minimal_window), ylim=(0, minimal_window), xlabel="$x_0$", ylabel="$y_0$")
 left.set(title=f"where it ends, by start ($\\eta$ = {minimal_eta})", aspect="equal")
 left.grid(False)
-left.text(2.7, 2.9, "diverges", ha="center")
-left.text(
-    3.97,
-    3.3,
-    "from here gradient\nflow ends at 2/$\\eta$",
-    ha="right",
-    va="top",
-    fontsize="small",
-)
-note = dict(color=RED, weight="bold", ha="right", va="bottom", fontsize="small")
-left.text(3.97, 0.72, "$S_\\infty$ 0 to 2 % below 2/$\\eta$", **note)
+small = dict(fontsize="small", ha="center")
+left.text(2.45, 2.25, "diverges", ha="center")
+left.text(1.35, 3.55, "dashed: gradient flow\nends at 2/$\\eta$", **small)
+left.text(3.5, 0.62, "ends 0 to 2 %\nbelow 2/$\\eta$", color=RED, weight="bold", **small)
 fig.colorbar(mesh, ax=left, label="$S_\\infty\\,\\eta/2$, where below 0.98", shrink=0.9)
 
 origin = gap**0.5
 rows = [plane[["x0", "y0", "S_end"]].assign(part="map")]
 gaps = (np.linspace(0.01, 1.1, 300) + origin) ** 2
 cycle = four.two_cycle(gaps, minimal_eta)
-right.plot(cycle.T - 1, np.sqrt(gaps) - origin, color=BLACK, lw=3, alpha=0.35)
+right.plot(cycle.T - 1, np.sqrt(gaps) - origin, color=BLACK, lw=1.2, zorder=5)
 for s, p, color in (
     (1.9, 0.6, BLUE),
     (1.5, 1.05, GREEN),
@@ -250,22 +247,22 @@ for s, p, color in (
     right.plot(b, a, ".", color=color, ms=4)
     right.plot(b[0], a[0], "o", color=color, ms=8, mec=BLACK)
     rows.append(pd.DataFrame(dict(x=x, y=y, a=a, b=b, part=f"path from s={s}, p={p}")))
-right.plot(0, 0, "*", color="white", ms=14, mec=BLACK)
+right.plot(0, 0, "*", color="white", ms=14, mec=BLACK, zorder=6)
 right.axhline(0, color=BLACK, ls="--", lw=1)
 right.text(
     0.3, 0.015, "$S = 2/\\eta$ at $b = 0$", ha="right", va="bottom", fontsize="small"
 )
-right.set(title="towards the 2-cycle (grey), and down it to the edge", xlim=(-0.65, 0.32))
+right.set(title="to the 2-cycle (line), and down it to the edge", xlim=(-0.65, 0.32))
 right.set(xlabel="$b = xy - 1$", ylabel="$a$", ylim=(-0.06, 1.0))
 figures.save(fig, "basin", pd.concat(rows))
 
 # %% [markdown]
 # **What to see:** left, 90,000 starts. Red is the basin of the edge: whole regions end between
 # .98 and 1 of $2/\eta$, however sharp the minimum that gradient flow would find from there
-# (outside the dashed curves it is sharper than $2/\eta$). Starts inside the dashed curves do what the flow
+# (beyond the dashed curves it is sharper than $2/\eta$). Before them most starts do what the flow
 # does. Grey ones diverge; along the border the outcome is a fractal, and there some starts beyond
 # the dashed curve are thrown to far flatter minima (.4, the flattest). Right, four of them in the
-# paper's coordinates: the fast motion goes to an orbit of period two at nearly fixed $a$ (grey:
+# paper's coordinates: the fast motion goes to an orbit of period two at nearly fixed $a$ (line:
 # computed with $x^2 - y^2$ held fixed), the slow one down that parabola. It is slow because a
 # step shrinks $x^2 - y^2$ by the factor $1 - \eta^2(1 - x^2y^2)^2 x^2 y^2$: second order in $b$,
 # always downwards, and over when $b$ is 0. So $a$ ends a little below 0, never far below.
@@ -299,7 +296,11 @@ print(
 whole = (
     f"whole map, flow sharper than 2/eta: {sharper.converged.mean():.0%} converge, of these"
 )
-print(whole, f"{(sharp_ends('map', 0) >= 0.98).mean():.1%} to .98 or more, the others down to", end=" ")
+print(
+    whole,
+    f"{(sharp_ends('map', 0) >= 0.98).mean():.1%} to .98 or more, the others down to",
+    end=" ",
+)
 print(f"{sharper.S_end.min():.2f}; highest end of all: {plane.S_end.max():.4f}")
 
 # %% [section 7.5]
@@ -315,44 +316,61 @@ print(f"{sharper.S_end.min():.2f}; highest end of all: {plane.S_end.max():.4f}")
 # the share that ends within 2 % of $2/\eta$ counts; each loss is the other's control.
 
 # %%
-fig, axes = panels(1, 3, height=3.5, width_ratios=[1, 1, 1.1])
+fig, axes = panels(2, 2, height=3)
+axes = axes.ravel()
 inks, rows = {2: BLUE, 1: ORANGE}, []
 names = {2: "$(1 - x^2y^2)^2$", 1: "$(1 - xy)^2$"}
-windows = {2: (1.7, 3.2, 0.15, 0.65), 1: (2.0, 4.0, -0.15, 0.85)}
+windows = {2: (2.05, 2.75, 0.2, 0.55), 1: (2.0, 4.0, -0.6, 1.25)}
 for ax, k in zip(axes[:2], (2, 1), strict=True):
     loss = Product(k)
     surface(ax, loss.loss, windows[k], (-4, 0.5))
     u = np.linspace(*windows[k][:2], 100)
     ax.plot(u, 1 / u, color=BLACK, lw=1)
     x, y = loss.path(*loss.starts(1.3, 0.8, minimal_eta), minimal_eta, 100)
-    ax.plot(x, y, "-", color=inks[k], lw=0.5)
+    ax.plot(x, y, "-", color=inks[k], lw=0.5, alpha=0.7)
     ax.scatter(x, y, c=range(101), cmap="plasma", s=9, zorder=3)
     ax.plot(x[0], y[0], "o", color=BLACK, ms=6)
     ax.plot(*loss.starts(1, 1, minimal_eta), "*", color="white", ms=15, mec=BLACK)
     ax.set(title=f"{names[k]}, 100 steps", xlabel="$x$", ylabel="$y$")
     rows.append(pd.DataFrame(dict(x=x, y=y, k=k, part="path", step=range(101))))
+    over = np.linspace(1.002, 1.25, 250)
+    x, y = loss.starts(over, np.ones(250), minimal_eta)
+    cycle = loss.two_cycle(x**2 - y**2, minimal_eta)
+    axes[2].plot(over, cycle.T, color=inks[k], lw=2)
+    rows.append(
+        pd.DataFrame(dict(over=over, low=cycle[0], high=cycle[1], k=k, part="cycle"))
+    )
     for seed in seeds:
         ends = sharp_ends(f"box, k = {k}", seed).sort_values()
         label = names[k] if seed == seeds[0] else None
         share = np.arange(1, len(ends) + 1) / len(ends)
-        axes[2].plot(ends, share, color=inks[k], **look(seed, seeds), label=label)
+        axes[3].plot(ends, share, color=inks[k], **look(seed, seeds), label=label)
         rows.append(pd.DataFrame(dict(S_end=ends, k=k, seed=seed, part="end")))
-axes[2].axvline(1, color=BLACK, ls="--", lw=1)
-axes[2].text(0.985, 0.03, "2/$\\eta$", ha="right")
-axes[2].set(
+axes[2].plot([0.9, 1], [1, 1], color=BLACK)
+axes[2].plot([1, 1.25], [1, 1], ":", color=BLACK)
+axes[2].text(0.91, 1.15, "minimum", fontsize="small")
+axes[2].set(title="the orbit of period two", xlabel="$S\\,\\eta/2$ of the minimum")
+axes[2].set(ylabel="$xy$", xlim=(0.9, 1.25))
+for ax, y in ((axes[2], -2.6), (axes[3], 0.5)):
+    ax.axvline(1, color=BLACK, ls="--", lw=1)
+    ax.text(0.995, y, "2/$\\eta$", ha="right")
+axes[3].set(
     title="where they end, all seeds", xlabel="$S_\\infty\\,\\eta/2$", xlim=(0.15, 1.05)
 )
-axes[2].set_ylabel("share of the starts")
-axes[2].legend(loc="upper left")
+axes[3].set_ylabel("share of the starts")
+axes[3].legend(loc="upper left")
 figures.save(fig, "depth", pd.concat(rows))
 
 # %% [markdown]
-# **What to see:** the same kind of start (gradient flow would end at 1.3 times $2/\eta$), the steps
-# from dark to light; the star is where $S = 2/\eta$. On the deep loss the zigzag slides along the
-# hyperbola down to the star. On the shallow one it is thrown past it: hopping from one wall to the
-# other it loses $x^2 - y^2$ as long as it is away from the hyperbola, and it finds no orbit of
-# period two to settle on. Right, all starts that converge: nearly all of the blue ends stand at the
-# dashed line, the orange ones are spread over all flatter minima.
+# **What to see:** above, the same kind of start (gradient flow would end at 1.3 times $2/\eta$), the
+# steps from dark to light; the star is where $S = 2/\eta$. On the deep loss the zigzag slides along
+# the hyperbola down to the star. On the shallow one it is thrown past it. The reason is below left:
+# the orbit of period two, with $x^2 - y^2$ held fixed, against how sharp the minimum is. On the deep
+# loss it grows out of the minimum at the edge, as small as one likes, and the slide along it ends
+# at the edge. On the shallow one (orange) it is there at full size at once, from below 0 to above 2
+# in $xy$: such hops shrink $x^2 - y^2$ by a lot, and below the edge they stop anywhere. Right, all
+# starts that converge: the blue ends stand at the dashed line, the orange ones are spread over all
+# flatter minima. (The tenth of the blue ones that ends flatter started in the fringe of 7.4.)
 
 # %%
 ends = {k: [sharp_ends(f"box, k = {k}", seed) for seed in seeds] for k in (2, 1)}
@@ -375,17 +393,21 @@ claims.add(
 # %% [markdown]
 # ## SGD is pickier (7.8)
 #
-# $f_1 = \min\{x^2, 0.1(x - 1)^2\}$ and $f_2 = \min\{x^2, 1.9(x - 1)^2\}$: their mean has two minima of the
-# same curvature 2, at 0 and at 1, and for gradient descent both are stable up to $\eta = 1$. A step
-# of SGD draws one of the two. At 0 that makes no difference; at 1 the distance $d = x - 1$ is
-# multiplied by $1 - \eta a$, $a$ = .2 or 3.8, at random. When is 1 unstable? $\mathrm{E}\,d^2$ grows
-# beyond $\mathrm{E}(1 - \eta a)^2 = 1$ (mean-square stability, the usual criterion); a *run* grows
+# $f_1 = \min\{x^2, 0.1(x - 1)^2\}$, $f_2 = \min\{x^2, 1.9(x - 1)^2\}$: their mean has two minima of
+# the same curvature 2, at 0 and at 1, and for gradient descent both are stable up to $\eta = 1$. A
+# step of SGD draws one of the two. At 0 that makes no difference; at 1 the distance $d = x - 1$ is
+# multiplied by $1 - \eta a$, $a$ = .2 or 3.8, at random. When is 1 unstable? The *mean* of $d^2$
+# grows beyond $\mathrm{E}(1 - \eta a)^2 = 1$ (mean-square stability, the usual criterion), a *run*
 # beyond $\mathrm{E} \log|1 - \eta a| = 0$. Between the two, rare runs carry the mean.
 #
-# $\log|d|$ is a random walk, with mean $m$ and variance $s^2$ per step, that escapes when it has risen by
-# $h = \log(r/|d_0|)$; $r = .42$ is where $f_2$ switches to its other branch. The chance of that within $T$
-# steps is (for a Brownian motion) $\Phi(\frac{mT - h}{s\sqrt T}) + e^{2mh/s^2}\,\Phi(\frac{-h - mT}{s\sqrt T})$. So
-# not only the threshold but the whole curve, and its width at finite $T$, can be predicted.
+# $\log|d|$ is a random walk, mean $m$ and variance $s^2$ per step, and escapes when it has risen
+# by $h = \log(r/|d_0|)$; $r = .42$ is where $f_2$ switches to its other branch. The chance of that
+# within $T$ steps is, for a Brownian motion,
+#
+# $$\Phi\!\left(\frac{mT - h}{s\sqrt T}\right)
+# + e^{2mh/s^2}\,\Phi\!\left(\frac{-h - mT}{s\sqrt T}\right).$$
+#
+# So not only the threshold can be predicted, but the whole curve, and its width at finite $T$.
 
 # %%
 picky = Picky()
@@ -445,8 +467,8 @@ ax.legend(loc="center left", title="circles: measured; lines: predicted")
 figures.save(fig, "picky_threshold", table)
 
 # %% [markdown]
-# **What to see:** above, gradient descent (black) goes to 1 at once. SGD multiplies its distance from
-# 1 by +.86 or -1.66; after some tens of steps that has grown to order one, the objective bursts by
+# **What to see:** above, gradient descent (black) goes to 1 at once. SGD multiplies its distance
+# from 1 by +.86 or -1.66; after some tens of steps that has grown to order one, the objective bursts by
 # ten orders of magnitude, and the run ends at the other minimum, where all functions agree: the
 # curvature of the mean is the same, that of the parts is not. Below, how many runs have left 1,
 # against the step size. No fitted number is in the lines. Longer runs make the transition sharper,
@@ -494,8 +516,8 @@ print(
 # %% [markdown]
 # ## Try it: step size and momentum
 #
-# Two losses under heavy ball, $w_{t+1} = w_t - \eta\nabla L(w_t) + \beta(w_t - w_{t-1})$ ($\beta = 0$:
-# gradient descent), stable on a quadratic below $2(1 + \beta)/\eta$. Above, a quadratic with the
+# Two losses under heavy ball, $w_{t+1} = w_t - \eta\nabla L(w_t) + \beta(w_t - w_{t-1})$, which
+# is gradient descent for $\beta = 0$; stable on a quadratic below $2(1 + \beta)/\eta$. Above, a quadratic with the
 # eigenvalues 2.2 and 0.15; below, the valley $L = \frac12 e^{-y}x^2 + c\,e^y$ of
 # [notebook 03](03_large_catapults.ipynb), whose floor gets sharper by the step, with a noise
 # floor of 1e-5. **In JupyterLab (`make lab`) there are two sliders above the figure**; as stored
@@ -513,5 +535,5 @@ figures.save(fig, "sliders", heavy_ball_paths(slider_eta[-1], slider_beta[-1]))
 # %% [markdown]
 # **What to see:** both start or come above the same threshold. The quadratic diverges; the valley
 # throws the iterate to flatter ground and begins again. Try $\beta = 0.9$ (the quadratic
-# converges, and the valley has one large catapult), $\eta$ = 0.9 and 0.95 at $\beta = 0$ (the threshold of the
-# quadratic lies between them), or $\eta$ = 0.5 (the edge comes too late to be seen in 200 steps).
+# converges, and the valley has one large catapult), $\eta$ = 0.9 and 0.95 at $\beta = 0$ (the
+# threshold of the quadratic lies between them), or $\eta$ = 0.5 (the edge comes too late to be seen in 200 steps).
