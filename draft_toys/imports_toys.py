@@ -19,9 +19,10 @@ from common.figures import (
     surface,
     threshold,
 )
-from common.interactive import explore, heavy_ball_figure, heavy_ball_paths
+from common.interactive import explore
 from common.minimal import Picky, Product, run_picky, run_product
 from common.objective import Objective
 from common.optimizers import GradientDescent
+from common.playground import heavy_ball_figure, heavy_ball_paths
 from common.sweeps import sweep
 from common.training import trajectory

@@ -1,4 +1,4 @@
-"""The closed forms against exact Hessians, the maps against autograd, SGD against chance."""
+"""Closed forms against exact Hessians, maps against autograd, SGD against chance."""
 
 import numpy as np
 import pytest
