@@ -371,8 +371,8 @@ figures.save(fig, "depth", pd.concat(rows))
 # along it ends at the edge. On the shallow one (orange) it is there at full size at once, from 0 to
 # 2 in $xy$ and beyond: such hops shrink $x^2 - y^2$ by a lot, and below the edge they stop
 # anywhere. Right, all starts that converge: the blue ends stand at the dashed line, the orange
-# ones are spread over all flatter minima. (The tenth of the blue ones that ends flatter started in
-# the fringe seen in 7.4.)
+# ones are spread over all flatter minima. (The blue ones that end flatter, at
+# most about a tenth, started in the fringe seen in 7.4.)
 
 # %%
 ends = {k: [sharp_ends(f"box, k = {k}", seed) for seed in seeds] for k in (2, 1)}

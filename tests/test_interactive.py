@@ -112,6 +112,13 @@ def test_sliders_start_at_the_defaults_and_redraw(monkeypatch):
     assert not plt.get_fignums(), "an open figure would be shown a second time"
 
 
+def test_without_ipywidgets_there_are_no_sliders(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ipywidgets", None)
+    monkeypatch.setattr(interactive, "somebody_there", lambda: True)
+    assert explore(lambda eta: plt.figure(), eta=(0, 1, 0.1, 0.3))
+    assert not plt.get_fignums()
+
+
 def test_a_slider_must_start_within_its_range():
     with pytest.raises(ValueError, match="'eta'"):
         explore(lambda eta: plt.figure(), eta=(0, 1, 0.1, 2))

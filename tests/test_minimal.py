@@ -106,6 +106,8 @@ def test_picky_steps_follow_the_gradient(d):
         torch.minimum(x**2, c * (x - 1) ** 2).backward()
         after = Picky().step(np.array(d), ETA, draw)
         assert after == pytest.approx(d - ETA * x.grad.item(), abs=1e-14)
+    mean = np.mean([min((1 + d) ** 2, c * d**2) for c in Picky().c])
+    assert Picky().loss(np.array(d)) == pytest.approx(mean)
 
 
 def test_bad_requests_are_refused():
