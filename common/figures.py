@@ -56,6 +56,34 @@ def threshold(ax: Axes, y: float, text: str = "", color: str = BLACK):
         ax.annotate(text, (1.01, y), color=color, **where)
 
 
+def surface(
+    ax: Axes,
+    loss: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    window: tuple[float, float, float, float],
+    decades: tuple[float, float],
+    each: float = 0.5,
+):
+    """Draw a loss of two variables seen from above, pale: its logarithm in equal steps.
+
+    Args:
+        ax: Where to draw; gets the window as its limits.
+        loss: Maps arrays x and y to positive numbers.
+        window: Lowest and highest x, lowest and highest y.
+        decades: Lowest and highest log10 of the loss that has its own shade.
+        each: Decades between two lines.
+    """
+    x, y = np.meshgrid(np.linspace(*window[:2], 240), np.linspace(*window[2:], 240))
+    low, high = decades
+    height = np.log10(np.clip(loss(x, y), 10.0**low, 10.0**high))
+    levels = np.linspace(low, high, round((high - low) / each) + 1)
+    pale = {"cmap": "Greys", "vmin": low, "vmax": low + 3.5 * (high - low)}
+    ax.contourf(x, y, height, levels, zorder=0, **pale)
+    lines = {"colors": "white", "linestyles": "-", "linewidths": 0.7}
+    ax.contour(x, y, height, levels, zorder=0, **lines)
+    ax.set(xlim=window[:2], ylim=window[2:])
+    ax.grid(False)
+
+
 class Figures:
     """Saves the figures of one notebook under one profile.
 

@@ -11,7 +11,7 @@ from matplotlib.colors import to_rgb
 from PIL import Image
 
 from common import figures
-from common.figures import Figures, by_step_size, panels, threshold
+from common.figures import Figures, by_step_size, panels, surface, threshold
 
 
 @pytest.fixture
@@ -216,3 +216,14 @@ def test_a_band_holds_median_and_range_of_the_runs_at_each_place():
     spread = figures.band(ax, values, "black", "runs")
     assert spread.loc[0].tolist() == [3, 1, 5] and spread.loc[1].tolist() == [7, 7, 7]
     assert ax.lines[0].get_ydata().tolist() == [3, 7]
+
+
+def test_a_surface_has_the_window_as_its_limits_and_no_holes():
+    fig, ax = panels(1, 1)
+    surface(ax, lambda x, y: (x * y) ** 2, (-1, 2, -3, 4), (-4, 1))
+    assert ax.get_xlim() == (-1, 2) and ax.get_ylim() == (-3, 4)
+    fill, lines = ax.collections
+    assert list(fill.levels) == list(lines.levels) == list(np.linspace(-4, 1, 11))
+    # zeros and values beyond the last shade are drawn in the first and the last one
+    assert all(path.vertices.size for path in (fill.get_paths()[0], fill.get_paths()[-1]))
+    plt.close(fig)
