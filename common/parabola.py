@@ -29,7 +29,7 @@ from common.training import Sharpness, Step, time_of_step, train
 
 
 class Tail:
-    """Probe: keeps the iterates since the loss was last above a level.
+    """Probe: keeps the iterates since the loss was last above a level, or last rose.
 
     Args:
         level: Of the loss.
@@ -46,14 +46,17 @@ class Tail:
         if every % 2 == 0:
             raise ValueError(f"every must be odd to see both sides, not {every}")
         self.level, self.every = level, every
+        self._last = 0.0
         self.kept: dict[int, Tensor] = {}
 
     def __call__(self, step: Step) -> dict[str, float]:
         """Keep, or forget all."""
-        if step.point.loss > self.level:
+        loss = step.point.loss
+        if loss > min(self.level, self._last):
             self.kept.clear()
         else:
             self.kept[step.index] = step.point.w
+        self._last = loss
         return {}
 
 
@@ -62,10 +65,10 @@ def run_to_minimum(
     optimizer: Optimizer,
     seed: int,
     steps: int,
-    every: int = 25,
+    every: int = 40,
     thin: int = 9,
     level: float = 1e-5,
-    tolerance: float = 1e-11,
+    tolerance: float = 1e-10,
 ) -> pd.DataFrame:
     """Train to a minimum of a squared error, then look back at the path that led there.
 
@@ -76,8 +79,9 @@ def run_to_minimum(
         steps: Number of steps, at most.
         every: Steps between measurements of the sharpness.
         thin: Steps between the points of the path; odd.
-        level: The path is local, and kept, since the loss was last above this.
-        tolerance: The loss at which training stops.
+        level: The path is kept since the loss was last above this, or last rose.
+        tolerance: Training stops where the loss is below and the measured sharpness below
+            2/eta. (Above it a minimum is unstable: the oscillation is growing, unseen.)
 
     Returns:
         The table of `train` with `sharpness`, also in the last row, and on the path the
@@ -100,10 +104,10 @@ def run_to_minimum(
         w,
         steps,
         [Sharpness(every, tolerance=1e-4), tail],
-        lambda row: row["loss"] < tolerance,
+        lambda row: row["loss"] < tolerance and row.get("sharpness", np.inf) < row["mss"],
     )
     if not tail.kept:
-        raise ValueError(f"the loss has not come to stay below {level}: more steps")
+        raise ValueError(f"the loss does not come to stay below {level}: more steps")
     path, S, c = local_path(objective, w, tail.kept, time_of_step(optimizer, 0))
     table.loc[table.index[-1], "sharpness"] = S
     end = _spectrum(objective, w)

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from common.claims import Check
-from common.figures import BLACK, BLUE, GREEN, ORANGE, PINK, RED, look, panels, threshold
+from common.figures import BLACK, BLUE, GREEN, ORANGE, PINK, RED, SKY, look, panels, threshold
 from common.kernels import tangent_kernel
 from common.objective import Problem
 from common.observables import measured
