@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from common.crossing import climb
-from common.curvature import Curvature
+from common.curvature import TOLERANCE, Curvature
 from common.objective import Point, Problem
 from common.optimizers import GradientDescent
 from common.training import Sharpness, passes, train, trajectory
@@ -51,9 +51,9 @@ class Expansion:
     field: Tensor
 
     @classmethod
-    def around(cls, point: Point) -> "Expansion":
-        """Expand around a point (to be made with `curvature=True`)."""
-        pairs = Curvature()(point)
+    def around(cls, point: Point, tolerance: float = TOLERANCE) -> "Expansion":
+        """Expand around a point, S to a relative error (that of u is its root)."""
+        pairs = Curvature(tolerance=tolerance)(point)
         u = pairs.vectors[:, 0]
         field = point.curvature_gradients(u[:, None])[:, 0, 0]
         across = [v - (u @ v) * u for v in (point.gradient, field)]
@@ -220,15 +220,16 @@ def prediction_errors(table: pd.DataFrame, share: float = 0.1) -> pd.DataFrame:
     real = parts.pop("real")
     size = real.x.abs()
     top = size.idxmax()
-    over = size[top:].index[size[top:] < share * size[top]]
+    after = size.loc[top:]
+    over = after.index[after < share * size[top]]
     if not len(over):
         raise ValueError("the oscillation has not ended: a longer window")
     rows = {}
     for name, part in parts.items():
-        grown = part.x[: over[0]].abs()
+        grown = part.x.loc[: over[0]].abs()
         row = {"peak": grown.max() / size[top], "delay": grown.idxmax() - top}
         for column in ("x", "y", "loss"):
-            is_, was = (t[column][: over[0]] for t in (part, real))
+            is_, was = (t[column].loc[: over[0]] for t in (part, real))
             if column == "x":
                 is_, was, scale = is_.abs(), was.abs(), size[top]
             else:

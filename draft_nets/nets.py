@@ -110,10 +110,11 @@ keep = pd.concat(minima, names=["run", "seed"]).reset_index(level=[0, 1])
 figures.save(fig, "elu_net", keep[(keep.step % elu_every == 0) | keep.b.notna()])
 
 # %% [markdown]
-# **What to see:** the loss goes to zero while the sharpness, after the bursts, settles just below
-# the edge (bold: the first seed). With a step size that never reaches its edge (orange) the same
-# net ends far below. Right: at the end the iterates jump from side to side and slide down a
-# parabola. Its width is predicted (dashed) from the end point alone, nothing is fitted.
+# **What to see:** the loss goes to zero while the sharpness settles just below the edge (bold: the
+# first seed; inset: enlarged). A minimum above the edge does not hold: a run that comes to rest
+# there bursts once more, at whatever small loss, and ends below. With a step size that never
+# reaches its edge (orange) the same net ends far from it. Right: at the end the iterates jump from
+# side to side and slide down a parabola. The dashed one is predicted from the end point alone.
 
 # %%
 fig, (left, plain, right) = panels(1, 3, height=3.1)
@@ -151,12 +152,13 @@ right.minorticks_off()
 figures.save(fig, "elu_parabola", kernels)
 
 # %% [markdown]
-# **What to see:** left, every path of every seed on the one predicted parabola. Middle: the same
-# paths in the plane of $u$ and the first singular vector of all that remains. There the slowest
-# residual is mixed in: with 20 images it does not matter, with 50 it can. Right: why the same net
-# does not arrive on small pooled images in reasonable time. The top eigenvalue of the tangent
-# kernel is held at the edge, so a residual decays by its own eigenvalue over the top one at each
-# step, and pooling by two, which makes images more alike, costs a factor of about ten.
+# **What to see:** left, every path of every seed on the one predicted parabola. Middle: the plane of
+# $u$ and the first singular vector of all the rest, in which the slowest residual is mixed with
+# $a$. With 20 images it hardly matters; with 50 one seed's path is a wedge: residuals decay more
+# slowly than $b^2$. Right: why the same net does not arrive on small pooled images in reasonable
+# time. The top eigenvalue of the tangent kernel $K$ is held at the edge, so the slowest residual
+# decays at each step by about twice this ratio, and halving the resolution, which makes images
+# more alike, costs a factor of five to twenty.
 
 # %%
 def numbers_at_minimum(key):
@@ -245,8 +247,9 @@ figures.save(fig, "self_stabilisation", keep)
 # **What to see:** the prediction (black) grows, turns and dies with the real oscillation (blue),
 # on the same steps; with second order only (pink) it leaves the picture. Two numbers overdo the
 # fall of the curvature, and nothing across $u$ relaxes in them; with the Hessian there (green) the
-# recovery is parallel to the real one. Dotted: the largest eigenvalue falls less than the curvature along $u$,
-# because another direction takes over.
+# recovery is parallel to the real one. Dotted: the largest
+# eigenvalue, from which the curvature along the fixed $u$ stays close here; where a second
+# eigenvalue is near the edge, it takes over, and $S$ falls less than $y$.
 
 # %%
 fig, axes = panels(1, 2, height=4.2, sharex=True, sharey=True)
@@ -268,15 +271,16 @@ for ax, model, title in zip(
     ax.set(xscale="log", xlim=(1e-4, 12), title=title)
     ax.set_xlabel("$|x|\\,/\\sqrt{2\\alpha/\\beta}$")
 axes[0].set_ylabel("(curvature along $u$ $-$ 2/$\\eta$) $/\\,\\sqrt{\\alpha}$")
-axes[0].legend(loc="lower left")
+fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
 figures.save(fig, "self_phase_plane", keep[keep.model.isin(["real", "cubic"])])
 
 # %% [markdown]
-# **What to see:** the same in the plane of $x$ and $y$, from the circles on, clockwise; each seed in
-# its own units. Grey: where $\frac12 y^2 - \alpha\log|x| + \frac14\beta x^2$ is constant, the closed
-# orbits that the two equations have for small $\eta$: a particle in a well. Above the line $|x|$
-# grows, right of the cross $y$ falls. The prediction follows them; so does the real network up to
-# the turn, after which it comes back further inside: the higher orders damp.
+# **What to see:** the same in the plane of $x$ and $y$, clockwise from the circles; each seed in
+# its own units, so that all should follow one family of orbits. Grey: $\frac12 y^2 - \alpha\log|x| +
+# \frac14\beta x^2$ is constant, closed orbits on which the two equations move for small $\eta$, like
+# a particle in a well around the cross. At this $\eta$ the steps on the steep side are large, and
+# the prediction leaves its orbit outwards. The network follows it through the turn at the right,
+# then loses height and spirals inwards, into its second burst: what is left out of the cubic damps.
 
 # %%
 off = {seed: prediction_errors(bursts[seed]) for seed in seeds}
