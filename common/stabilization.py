@@ -94,13 +94,14 @@ class Expansion:
         v = v - x * self.u
         y, rows = float(self.field @ v), []
         for _ in range(steps + 1):
-            S, more, force = self.S + cubic * y, 0.0, cubic * x**2 / 2
+            S, more = (self.S + y if cubic else self.S), 0.0
+            force = x * x / 2 if cubic else 0.0  # x * x may overflow, x**2 may not
             if full:
                 pull = self.point.hessian_product(v)
                 pull -= (self.u @ pull) * self.u
                 more = float((self.gradient + pull / 2) @ v)
                 v = v - eta * (self.gradient + pull + force * self.field)
-            loss = self.point.loss + S * x**2 / 2 + more
+            loss = self.point.loss + S * x * x / 2 + more
             rows.append({"x": x, "y": y, "sharpness": S, "loss": loss})
             y = (
                 float(self.field @ v)
@@ -140,7 +141,7 @@ def invariant(x, y, alpha: float, beta: float):
     x^2 = 2 alpha / beta.
 
     Example:
-        >>> invariant(1.0, 2.0, alpha=3.0, beta=4.0)
+        >>> float(invariant(1.0, 2.0, alpha=3.0, beta=4.0))
         3.0
     """
     return y**2 / 2 - alpha * np.log(np.abs(x)) + beta * x**2 / 4
