@@ -205,6 +205,8 @@ def run_stabilization(
 def prediction_errors(table: pd.DataFrame, share: float = 0.1) -> pd.DataFrame:
     """How far the models are off, until the oscillation is down to a share of its peak.
 
+    (Or to the end of the table, if it does not come down.)
+
     Args:
         table: Of `run_stabilization`.
         share: Of the peak of the real abs(x).
@@ -213,9 +215,6 @@ def prediction_errors(table: pd.DataFrame, share: float = 0.1) -> pd.DataFrame:
         One row per model: `peak` (of abs(x), predicted/real), `delay` (of that peak, in
         steps), and root mean square errors of `x` (of abs(x), in units of its peak), `y`
         and `loss` (in units of their range).
-
-    Raises:
-        ValueError: If the table ends before the oscillation does.
     """
     parts = {name: part.set_index("step") for name, part in table.groupby("model")}
     real = parts.pop("real")
@@ -223,14 +222,13 @@ def prediction_errors(table: pd.DataFrame, share: float = 0.1) -> pd.DataFrame:
     top = size.idxmax()
     after = size.loc[top:]
     over = after.index[after < share * size[top]]
-    if not len(over):
-        raise ValueError("the oscillation has not ended: a longer window")
+    last = over[0] if len(over) else size.index[-1]
     rows = {}
     for name, part in parts.items():
-        grown = part.x.loc[: over[0]].abs()
+        grown = part.x.loc[:last].abs()
         row = {"peak": grown.max() / size[top], "delay": grown.idxmax() - top}
         for column in ("x", "y", "loss"):
-            is_, was = (t[column].loc[: over[0]] for t in (part, real))
+            is_, was = (t[column].loc[:last] for t in (part, real))
             if column == "x":
                 is_, was, scale = is_.abs(), was.abs(), size[top]
             else:
