@@ -75,7 +75,7 @@ def run_flow(
 
 
 def at_loss(table: pd.DataFrame, level: float, column: str = "sharpness") -> float:
-    """A column where the loss first reaches a level, linear in log loss; NaN if it does not.
+    """A column where the loss first reaches a level, linear in log loss; NaN if never.
 
     Args:
         table: One run, with `loss` and the column in every row.
@@ -104,7 +104,10 @@ def with_permuted_labels(
     learning requires rethinking generalization").
 
     Args:
-        data, n, classes, size: See `load`.
+        data: Name of the data set.
+        n: Number of images.
+        classes: Number of classes.
+        size: Side of the images in pixels.
         share: Of the images whose labels are permuted, from 0 to 1.
         seed: Of the choice and of the permutation.
 
