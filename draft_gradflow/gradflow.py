@@ -203,15 +203,14 @@ print("ranks by seed:", deeper.rank(axis=1).astype(int).to_numpy().tolist())
 # class are the same in both.
 
 # %%
-narrow = {
-    (kind, level): ends[level][kind][flow_widths[::-1]] / start[kind][flow_widths[::-1]]
+true, late, hard = (
+    ends[level][kind][flow_widths[::-1]] / start[kind][flow_widths[::-1]]
     for kind, level in (
         ("width", flow_level_width),
         ("width", flow_level),
         ("hard", flow_level_width),
     )
-}
-true, late, hard = narrow.values()
+)
 flat = constant["width"][flow_widths[::-1]]
 fig, axes = panels(1, 3, height=3.4)
 share = f"{flow_permuted:.0%} of the labels permuted"
