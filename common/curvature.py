@@ -28,6 +28,7 @@ MODEL = 6  # runners-up that are kept
 GAP = 0.25  # smallest distance of eigenvalues that a correction divides by, to the largest
 PARALLEL = 1e-3  # a direction of which no larger share is new is not worth a product
 FORGET = 0.7  # memory of the average overlap with the last two solutions
+ROUNDED = 0.1  # a direction whose length is this far from 1 is made of rounding errors
 ROOM = 16  # rows of storage for the basis; doubled when full
 PIECE = 4096  # numbers that are summed in the precision of the parameters
 
@@ -210,7 +211,8 @@ class _Space:
             square = c @ self.gram @ c
             if square > max(rounding, PARALLEL**2 * before):
                 kept = np.vstack([kept, c / square**0.5])
-        return self._combined(kept)
+        rows = self._combined(kept)
+        return rows[(rows.norm(dim=1) - 1).abs() < ROUNDED]
 
     def _combined(self, coefficients: np.ndarray) -> Tensor:
         return torch.from_numpy(coefficients).to(self.rows) @ self.rows[: self.length]

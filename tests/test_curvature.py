@@ -261,6 +261,22 @@ def test_a_direction_that_was_not_there_before():
         assert abs(float(pairs.values[0]) / float(values.max()) - 1) <= 1e-3
 
 
+def test_directions_made_of_rounding_errors_are_left_out():
+    # a cold start in float32: two residuals, one all but in the span of the other, once
+    # made a pair of 7.5 where the largest eigenvalue is 3.95
+    width = {"width": (64, 64, 64)}
+    problem = Problem("fashion_mnist", 200, 10, 14, "fully_connected", width)
+    objective, w = problem.build(4)
+    point = objective.at(w, curvature=True)
+
+    def product(v):
+        return point.hessian_product(torch.from_numpy(v.ravel()).float()).double().numpy()
+
+    operator = LinearOperator((len(w),) * 2, matvec=product, dtype=np.float64)
+    exact = eigsh(operator, k=1, which="LA", tol=1e-6)[0][0]
+    assert float(Curvature()(point).values[0]) == pytest.approx(exact, rel=1e-5)
+
+
 def test_determinism():
     def values(seed):
         torch.manual_seed(seed)  # must not matter
