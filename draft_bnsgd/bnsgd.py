@@ -13,8 +13,8 @@ map_nets = [
     "CNN elu average",
     "CNN elu max",
 ]  # kind, activation and pooling
-map_etas = [0.05, 0.15, 0.3, 3.0]  # step sizes; the first is too small, the last too large
-map_judged = 0.3  # step size at which every net must be at the edge
+map_etas = [0.05, 0.15, 0.35, 3.0]  # step sizes; the first is too small, the last too large
+map_judged = 0.35  # step size at which every net must be at the edge
 map_steps = 300  # steps, for every step size: the budget
 map_every = 25  # steps between measurements of the sharpness
 
