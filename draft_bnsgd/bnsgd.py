@@ -10,11 +10,10 @@ map_nets = [
     "FC elu",
     "CNN tanh average",
     "CNN relu average",
-    "CNN elu average",
     "CNN elu max",
 ]  # kind, activation and pooling
 map_etas = [0.05, 0.15, 0.35, 3.0]  # step sizes; the first is too small, the last too large
-map_judged = 0.35  # step size at which every net must be at the edge
+map_judged = 0.35  # step size at which every arch must be at the edge
 map_steps = 300  # steps, for every step size: the budget
 map_every = 25  # steps between measurements of the sharpness
 
@@ -52,28 +51,28 @@ sgd_orders = 3  # in so many orders of its images
 
 # %%
 runs = {}
-for net in map_nets:
-    kind, act, *pool = net.split()
+for arch in map_nets:
+    kind, act, *pool = arch.split()
     options = {"activation": act, "width": tuple(map_fc if kind == "FC" else map_cnn)}
     options |= {"pooling": pool[0]} if pool else {}
     model = "fully_connected" if kind == "FC" else "convolutional"
     problem = Problem(data, map_n, 10, map_size, model, options)
     for eta in map_etas:
-        runs["map", net, eta] = (problem, eta, map_steps, map_every)
-for net, stages in (("VGG", bn_vgg), ("CNN", bn_cnn)):
+        runs["map", arch, eta] = (problem, eta, map_steps, map_every)
+for arch, stages in (("VGG", bn_vgg), ("CNN", bn_cnn)):
     options = {"stages": stages, "pooling": bn_pooling}
     problem = Problem(data, bn_n, 10, bn_size, "vgg", options)
     for eta in bn_etas:
-        runs["bn", net, eta] = (problem, eta, bn_steps, bn_every)
+        runs["bn", arch, eta] = (problem, eta, bn_steps, bn_every)
 plan = {
     (*key, seed): dict(problem=p, optimizer=GradientDescent(eta), steps=steps, every=every)
     for key, (p, eta, steps, every) in runs.items()
     for seed in seeds
 }
-for net, stages in (("VGG", bn_vgg), ("CNN", bn_cnn)):
+for arch, stages in (("VGG", bn_vgg), ("CNN", bn_cnn)):
     for gain in bn_gains:
         options = {"stages": stages, "pooling": bn_pooling, "conv_gain": gain}
-        plan["gain", net, gain, seeds[0]] = dict(
+        plan["gain", arch, gain, seeds[0]] = dict(
             problem=Problem(data, bn_n, 10, bn_size, "vgg", options),
             optimizer=GradientDescent(bn_etas[1]),
             steps=bn_gain_steps,
@@ -104,7 +103,7 @@ trained = sweep(run, {k: v | {"seed": k[-1]} for k, v in plan.items()}, "trainin
 # %%
 cells = pd.DataFrame(
     [
-        dict(zip(("net", "eta", "seed"), key[1:], strict=True))
+        dict(zip(("arch", "eta", "seed"), key[1:], strict=True))
         | {"start": table.sharpness[0] * key[2] / 2, "median": late(table, "sharpness")}
         | {"crossing": crossing(table), "diverged": table.diverged.any()}
         for key, table in trained.items()
@@ -112,30 +111,30 @@ cells = pd.DataFrame(
     ]
 )
 filled = cells.fillna({"crossing": np.inf}).drop(columns="seed")  # not reached: later
-medians = filled.groupby(["net", "eta"], sort=False).median()
-shades = dict(zip(map_nets, (BLACK, BLUE, SKY, ORANGE, RED, PINK, GREEN), strict=False))
+medians = filled.groupby(["arch", "eta"], sort=False).median()
+shades = dict(zip(map_nets, (BLACK, BLUE, SKY, ORANGE, RED, GREEN), strict=False))
 colors = LinearSegmentedColormap.from_list("edge", [BLUE, "white", RED])
 colors.set_bad("0.85")
 fig, (grid, ax) = panels(1, 2, height=4.0, gridspec_kw={"width_ratios": [1, 1.1]})
 shown = medians["median"].unstack(sort=False)
 grid.imshow(shown, cmap=colors, norm=TwoSlopeNorm(1, 0, 2), aspect="auto")
-for i, net in enumerate(shown.index):
+for i, arch in enumerate(shown.index):
     for j, eta in enumerate(shown.columns):
-        value, at, gone = medians.loc[(net, eta), ["median", "crossing", "diverged"]]
+        value, at, gone = medians.loc[(arch, eta), ["median", "crossing", "diverged"]]
         when = "from above" if at == 0 else f"step {at:.0f}"
         text = f"{value:.2f}\n" + (when if np.isfinite(at) else "not reached")
         style = {"color": "white" if value < 0.35 else BLACK, "fontsize": "small"}
         grid.text(j, i, "diverges" if gone else text, ha="center", va="center", **style)
 grid.set_xticks(range(len(map_etas)), map_etas)
-for label, net in zip(
+for label, arch in zip(
     grid.set_yticks(range(len(map_nets)), map_nets), map_nets, strict=True
 ):
-    label.label1.set(color=shades[net], fontweight="bold")
+    label.label1.set(color=shades[arch], fontweight="bold")
 grid.grid(False)
 grid.set(title="median $S\\eta/2$; first step beyond the edge", xlabel="step size $\\eta$")
-for net, seed in product(map_nets, seeds):
-    seen = measured(trained["map", net, map_judged, seed])
-    style = look(seed, seeds) | {"color": shades[net]}
+for arch, seed in product(map_nets, seeds):
+    seen = measured(trained["map", arch, map_judged, seed])
+    style = look(seed, seeds) | {"color": shades[arch]}
     ax.plot(seen.step, seen.sharpness / seen.mss, **style)
 threshold(ax, 1, "edge")
 title = f"sharpness in units of 2/$\\eta$, $\\eta$ = {map_judged}"
@@ -144,10 +143,10 @@ figures.save(fig, "step_sizes", cells)
 
 # %% [markdown]
 # **What to see:** blue is below the edge, white on it, pale red just above. With the smallest
-# step there is no time to get there; with the largest, training ends at once. In between, the
+# step there is no time to get there; with the largest, training diverges at once. In between, the
 # larger the step the earlier the crossing, whatever the architecture, activation and pooling,
-# and then all stay at the edge (right, in the colours of the names; bold: the first seed). Max
-# pooling starts sharper: at the larger step above the edge, and it comes down to it.
+# and then all stay at the edge (right, in the colours of the names; bold: the first seed). What
+# starts above the edge, most of all the net with max pooling, comes down to it.
 
 # %%
 lowest = cells.groupby(["eta", "seed"])["median"].agg(["min", "max"])
@@ -186,27 +185,27 @@ print(medians.drop(columns="diverged").unstack("eta").round(2).to_string(na_rep=
 # %%
 fig, axes = panels(2, 3, height=2.8, gridspec_kw={"width_ratios": [1, 1.15, 1]})
 colors, rows = dict(zip(bn_etas, (BLACK, BLUE, RED), strict=False)), []
-for (losses, ax, start), net in zip(axes, ("VGG", "CNN"), strict=True):
+for (losses, ax, start), arch in zip(axes, ("VGG", "CNN"), strict=True):
     for eta, seed in product(bn_etas, seeds[::-1]):
-        table, style = trained["bn", net, eta, seed], look(seed, seeds)
+        table, style = trained["bn", arch, eta, seed], look(seed, seeds)
         style, seen = style | {"color": colors[eta]}, measured(table)
         ax.plot(seen.step, seen.sharpness, **style)
-        rows.append(seen.assign(net=net, eta=eta, seed=seed))
+        rows.append(seen.assign(arch=arch, eta=eta, seed=seed))
         if seed == seeds[0]:
             losses.semilogy(table.step, table.loss, **style, label=f"$\\eta$ = {eta}")
             losses.axvline(crossing(table), color=colors[eta], ls=":", lw=1)
     for eta in bn_etas[1:]:
         threshold(ax, 2 / eta, f"2/{eta}", colors[eta])
-    starts = {g: trained["gain", net, g, seeds[0]] for g in bn_gains}
-    starts[2.0] = trained["bn", net, bn_etas[1], seeds[0]]
+    starts = {g: trained["gain", arch, g, seeds[0]] for g in bn_gains}
+    starts[2.0] = trained["bn", arch, bn_etas[1], seeds[0]]
     for gain, color in zip(sorted(starts), (ORANGE, BLUE, GREEN), strict=True):
         seen = measured(starts[gain])
         start.plot(seen.step, seen.sharpness, color=color, label=f"{gain:.2g}")
-        rows.append(seen.assign(net=net, eta=bn_etas[1], gain=gain, seed=seeds[0]))
+        rows.append(seen.assign(arch=arch, eta=bn_etas[1], gain=gain, seed=seeds[0]))
     threshold(start, 2 / bn_etas[1], f"2/{bn_etas[1]}", BLUE)
     text = [f"{g}: {t.sharpness[0]:.1f} ({t.loss[0]:.3f})" for g, t in starts.items()]
-    print(f"{net}: S (and loss) at the start, by fan-in * variance: {', '.join(text)}")
-    losses.set(title=f"{net}: training loss", xlabel="step", ylabel="loss")
+    print(f"{arch}: S (and loss) at the start, by fan-in * variance: {', '.join(text)}")
+    losses.set(title=f"{arch}: training loss", xlabel="step", ylabel="loss")
     ax.set(title="sharpness", xlabel="step", ylabel="$S$", ylim=(0, 2.7 / bn_etas[1]))
     title = f"by the first weights, $\\eta$ = {bn_etas[1]}"
     start.set(title=title, xlabel="step", ylabel="$S$")
@@ -229,14 +228,14 @@ figures.save(fig, "batch_norm", pd.concat(rows))
 
 # %%
 checks = []
-for net, eta in product(("VGG", "CNN"), bn_etas[1:]):
-    tables = [trained["bn", net, eta, seed] for seed in seeds]
-    slow = [late(trained["bn", net, bn_etas[0], seed], "sharpness") for seed in seeds]
+for arch, eta in product(("VGG", "CNN"), bn_etas[1:]):
+    tables = [trained["bn", arch, eta, seed] for seed in seeds]
+    slow = [late(trained["bn", arch, bn_etas[0], seed], "sharpness") for seed in seeds]
     settled = [hover(table[table.step > bn_settle], after=0) for table in tables]
-    name = f"median S*eta/2 from the crossing on, {net}, eta = {eta}"
+    name = f"median S*eta/2 from the crossing on, {arch}, eta = {eta}"
     checks.append(Check(name, settled, 0.9, 1.3, control=slow))
     began = [table.sharpness[: bn_settle + 1].min() * eta / 2 for table in tables]
-    name = f"lowest S*eta/2 of the first {bn_settle} steps, {net}, eta = {eta}"
+    name = f"lowest S*eta/2 of the first {bn_settle} steps, {arch}, eta = {eta}"
     checks.append(Check(name, began, high=1))
 claims.add(
     "6.5",
@@ -299,7 +298,7 @@ orders = {
     for order, seed in product(range(sgd_orders), seeds)
 }
 orders = smallest_rise(pd.Series(orders).rename_axis(["order", "seed"]))
-ends = {size: book.xs(size, level="batch").unstack("seed") for size in sgd_batches}
+outer = {size: book.xs(size, level="batch").unstack("seed") for size in sgd_batches}
 claims.add(
     "6.6",
     "SGD: the smaller the batch, the further below 2/eta the sharpness settles",
@@ -313,9 +312,9 @@ claims.add(
             control=orders,
         ),
         Check(
-            "highest median S*eta/2, smallest batch", ends[sgd_batches[0]].max(), high=0.7
+            "highest median S*eta/2, smallest batch", outer[sgd_batches[0]].max(), high=0.7
         ),
-        Check("lowest median S*eta/2, full batch", ends[sgd_n].min(), low=0.95),
+        Check("lowest median S*eta/2, full batch", outer[sgd_n].min(), low=0.95),
     ],
     seeds,
 )

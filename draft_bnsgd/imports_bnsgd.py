@@ -10,7 +10,6 @@ from common.figures import (
     BLUE,
     GREEN,
     ORANGE,
-    PINK,
     RED,
     SKY,
     Figures,
