@@ -1,6 +1,6 @@
 """The architectures of the papers, each a few lines.
 
-They start from PyTorch's default initialisation, except the residual network, whose depth
+They start from PyTorch's default initialisation, except where a depth or a normalisation
 needs one that keeps the size of the activations.
 
 Every model is an ordinary `torch.nn.Module` that maps images [n, channels, size, size] to
@@ -62,6 +62,7 @@ def convolutional(
     activation: str = "elu",
     pooling: str = "average",
     batch_norm: bool = False,
+    conv_gain: float | None = None,
 ) -> nn.Module:
     """A plain CNN (papers 001, 002): [3x3 convolution, activation, 2x2 pooling], linear.
 
@@ -76,6 +77,8 @@ def convolutional(
         activation: A key of `ACTIVATIONS`.
         pooling: A key of `POOLINGS`.
         batch_norm: Whether to normalise after each activation.
+        conv_gain: Start the convolutions from N(0, conv_gain / fan_in), biases from zero;
+            None: PyTorch's default, of variance 1 / (3 fan_in).
 
     Returns:
         The network.
@@ -98,7 +101,58 @@ def convolutional(
             layers.append(nn.BatchNorm2d(out, track_running_stats=False))
         layers.append(pool(2))
         channels, size = out, size // 2
-    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * size * size, classes))
+    head = nn.Linear(channels * size * size, classes)
+    model = nn.Sequential(*layers, nn.Flatten(), head)
+    return model if conv_gain is None else _start(model, {nn.Conv2d: conv_gain})
+
+
+def vgg(
+    shape: Sequence[int],
+    classes: int,
+    stages: Sequence[Sequence[int]] = ((8, 8), (16, 16)),
+    activation: str = "relu",
+    pooling: str = "average",
+    conv_gain: float = 2.0,
+) -> nn.Module:
+    """A VGG with batch normalisation (paper 001): stages of convolutions, then linear.
+
+    Each convolution (3x3, without bias) is followed by its normalisation, by the batch
+    alone, and the activation, each stage by 2x2 pooling. Normalised, a convolution's
+    output does not depend on the scale of its weights, but the sharpness does: shorter
+    weights start from the same function in a sharper place.
+
+    Args:
+        shape: Shape of one image, (channels, size, size).
+        classes: Number of outputs.
+        stages: Channels of the convolutions of each stage.
+        activation: A key of `ACTIVATIONS`.
+        pooling: A key of `POOLINGS` (the original: max).
+        conv_gain: The convolutions start from N(0, conv_gain / fan_in).
+
+    Returns:
+        The network.
+
+    Raises:
+        ValueError: If the activation or the pooling is unknown.
+
+    Example:
+        >>> deep = ((64,), (128,), (256, 256), (512, 512), (512, 512))  # VGG-11
+        >>> net = vgg((3, 32, 32), 10, deep, pooling="max")
+        >>> sum(p.numel() for p in net.parameters())
+        9228362
+    """
+    act = _choose("activation", activation, ACTIVATIONS)
+    pool = _choose("pooling", pooling, POOLINGS)
+    channels, size, _ = shape
+    layers: list[nn.Module] = []
+    for stage in stages:
+        for out in stage:
+            layers += [*_convolution(channels, out, 1, True), act()]
+            channels = out
+        layers.append(pool(2))
+        size //= 2
+    head = nn.Linear(channels * size * size, classes)
+    return _start(nn.Sequential(*layers, nn.Flatten(), head), {nn.Conv2d: conv_gain})
 
 
 class ResidualBlock(nn.Module):
@@ -188,13 +242,7 @@ def residual(
             layers.append(ResidualBlock(inputs, outputs, stride, act(), batch_norm))
             inputs = outputs
     model = nn.Sequential(*layers, act(), Average(), nn.Linear(inputs, classes))
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            gain = 2 if isinstance(module, nn.Conv2d) else 1
-            nn.init.normal_(module.weight, std=(gain / module.weight[0].numel()) ** 0.5)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-    return model
+    return _start(model, {nn.Conv2d: 2, nn.Linear: 1})
 
 
 class Average(nn.Module):
@@ -213,9 +261,21 @@ def _convolution(
     return [conv] + batch_norm * [nn.BatchNorm2d(outputs, track_running_stats=False)]
 
 
+def _start(model: nn.Module, gains: dict[type[nn.Module], float]) -> nn.Module:
+    """Layers of these types from N(0, gain / fan_in), their biases from zero."""
+    for module in model.modules():
+        if type(module) in gains:
+            fan_in = module.weight[0].numel()
+            nn.init.normal_(module.weight, std=(gains[type(module)] / fan_in) ** 0.5)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    return model
+
+
 MODELS = {
     "fully_connected": fully_connected,
     "convolutional": convolutional,
+    "vgg": vgg,
     "residual": residual,
 }
 

@@ -13,6 +13,7 @@ from common.models import (
     convolutional,
     fully_connected,
     residual,
+    vgg,
 )
 
 
@@ -102,6 +103,51 @@ def test_batch_normalisation_normalises_by_the_batch():
     torch.testing.assert_close(variance, torch.ones(2), rtol=0, atol=1e-3)
 
 
+@pytest.mark.parametrize("stages", [((3,),), ((2,), (4, 4)), ((4, 4), (8, 8), (2,))])
+def test_size_and_order_of_a_vgg(stages):
+    model = vgg((3, 9, 9), 5, stages, activation="tanh", pooling="max")
+    widths = [3, *(out for stage in stages for out in stage)]
+    side = 9 // 2 ** len(stages)
+    filters = sum(9 * i * o + 2 * o for i, o in pairwise(widths))
+    assert size(model) == filters + widths[-1] * side**2 * 5 + 5
+    expected = []
+    for stage in stages:
+        expected += [nn.Conv2d, nn.BatchNorm2d, nn.Tanh] * len(stage) + [nn.MaxPool2d]
+    assert [type(layer) for layer in model] == [*expected, nn.Flatten, nn.Linear]
+    assert [*model.buffers()] == []
+
+
+def test_the_scale_of_normalised_weights_changes_the_sharpness_and_not_the_outputs():
+    # f(c w) = f(w), so the gradient by the filters is c times smaller, the Hessian c^2
+    x, models = batch(20, 1, 6, 6), []
+    for gain in (2.0, 32.0):
+        torch.manual_seed(0)
+        models.append(vgg((1, 6, 6), 3, ((4,), (4,)), "tanh", conv_gain=gain))
+    outputs = [model.double()(x.double()) for model in models]
+    # PyTorch adds 1e-5 to the variance of the filters' outputs, which is of order 1
+    torch.testing.assert_close(*outputs, rtol=0, atol=1e-4)
+    steep, flat = (
+        torch.autograd.grad(y.square().sum(), model[0].weight)[0]
+        for y, model in zip(outputs, models, strict=True)
+    )
+    assert steep.norm() > 1e-3
+    torch.testing.assert_close(steep / 4, flat, rtol=1e-3, atol=1e-4 * steep.norm().item())
+
+
+@pytest.mark.parametrize("gain", [1.0, 8.0])
+def test_the_start_of_convolutions_with_a_gain(gain):
+    torch.manual_seed(0)
+    for model in (
+        convolutional((3, 8, 8), 2, (32, 64), conv_gain=gain),
+        vgg((3, 8, 8), 2, ((32, 64),), conv_gain=gain),
+    ):
+        for layer in (m for m in model if isinstance(m, nn.Conv2d)):
+            mean = layer.weight.square().mean() * layer.weight[0].numel() / gain
+            # the standard error of a mean square of n Gaussian numbers is sqrt(2 / n)
+            assert abs(mean.item() - 1) < 5 * (2 / layer.weight.numel()) ** 0.5
+            assert layer.bias is None or not layer.bias.any()
+
+
 @pytest.mark.parametrize("channels", [(3,), (2, 4), (4, 8, 8)])
 @pytest.mark.parametrize("blocks", [1, 3])
 @pytest.mark.parametrize("batch_norm", [False, True])
@@ -172,6 +218,8 @@ def test_residual_networks_that_cannot_be_are_refused(bad):
         (fully_connected, "activation", ACTIVATIONS),
         (convolutional, "activation", ACTIVATIONS),
         (convolutional, "pooling", POOLINGS),
+        (vgg, "activation", ACTIVATIONS),
+        (vgg, "pooling", POOLINGS),
     ],
 )
 def test_an_unknown_choice_is_refused_with_the_valid_ones(make, option, valid):
