@@ -1,7 +1,7 @@
 """The architectures of the papers, each a few lines.
 
-They start from PyTorch's default initialisation, except where a depth or a normalisation
-needs one that keeps the size of the activations.
+They start from PyTorch's default initialisation, except the residual network and the VGG,
+whose depth and normalisation need one that keeps the size of the activations.
 
 Every model is an ordinary `torch.nn.Module` that maps images [n, channels, size, size] to
 outputs [n, classes]; `common.objective` turns any of them into a loss on a flat vector.
@@ -62,7 +62,6 @@ def convolutional(
     activation: str = "elu",
     pooling: str = "average",
     batch_norm: bool = False,
-    conv_gain: float | None = None,
 ) -> nn.Module:
     """A plain CNN (papers 001, 002): [3x3 convolution, activation, 2x2 pooling], linear.
 
@@ -77,8 +76,6 @@ def convolutional(
         activation: A key of `ACTIVATIONS`.
         pooling: A key of `POOLINGS`.
         batch_norm: Whether to normalise after each activation.
-        conv_gain: Start the convolutions from N(0, conv_gain / fan_in), biases from zero;
-            None: PyTorch's default, of variance 1 / (3 fan_in).
 
     Returns:
         The network.
@@ -101,9 +98,7 @@ def convolutional(
             layers.append(nn.BatchNorm2d(out, track_running_stats=False))
         layers.append(pool(2))
         channels, size = out, size // 2
-    head = nn.Linear(channels * size * size, classes)
-    model = nn.Sequential(*layers, nn.Flatten(), head)
-    return model if conv_gain is None else _start(model, {nn.Conv2d: conv_gain})
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * size * size, classes))
 
 
 def vgg(

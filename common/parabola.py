@@ -19,10 +19,9 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from torch.autograd.functional import jacobian
 
 from common.curvature import Curvature
-from common.kernels import tangent_kernel
+from common.kernels import jacobian, tangent_kernel
 from common.objective import Objective, Problem
 from common.optimizers import Optimizer
 from common.training import Sharpness, Step, time_of_step, train
@@ -138,7 +137,7 @@ def local_path(
     point = objective.at(end, curvature=True)
     pairs = Curvature(tolerance=1e-10)(point)
     u, S = pairs.vectors[:, 0], float(pairs.values[0])
-    J = jacobian(lambda w: objective.outputs(w).flatten(), end)
+    J = jacobian(objective, end, objective.inputs)
     across = torch.linalg.qr(J.T)[0]
     field = point.curvature_gradients(u[:, None])[:, 0, 0]
     field -= across @ (across.T @ field)
