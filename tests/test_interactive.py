@@ -86,6 +86,7 @@ class Slider(SimpleNamespace):
 
 
 def test_sliders_start_at_the_defaults_and_redraw(monkeypatch):
+    plt.close("all")  # of other tests
     fake, drawn, shown = ModuleType("ipywidgets"), [], []
     fake.FloatSlider, fake.HBox = Slider, list
     monkeypatch.setitem(sys.modules, "ipywidgets", fake)
@@ -113,6 +114,7 @@ def test_sliders_start_at_the_defaults_and_redraw(monkeypatch):
 
 
 def test_without_ipywidgets_there_are_no_sliders(monkeypatch):
+    plt.close("all")  # of other tests
     monkeypatch.setitem(sys.modules, "ipywidgets", None)
     monkeypatch.setattr(interactive, "somebody_there", lambda: True)
     assert explore(lambda eta: plt.figure(), eta=(0, 1, 0.1, 0.3))
